@@ -1,0 +1,1 @@
+drop table sluice.audit, sluice.configuration, sluice.api_key, sluice.tenant;
