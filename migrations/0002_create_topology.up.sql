@@ -57,18 +57,3 @@ create table sluice.worker (
     primary key (tenant_id, id)
 );
 create unique index worker_name_idx on sluice.worker (tenant_id, name) where removed_at is null;
-
-do $$
-declare
-    name text;
-begin
-    foreach name in array array['topology', 'topology_version', 'edge', 'worker'] loop
-        execute format('alter table sluice.%I enable row level security', name);
-        execute format('alter table sluice.%I force row level security', name);
-        execute format($policy$
-            create policy wall on sluice.%I using (
-                (select current_setting('sluice.tenant_id', true)) = '*'
-                or tenant_id = (select case when current_setting('sluice.tenant_id', true) ~ '^[0-9]{1,18}$'
-                                            then current_setting('sluice.tenant_id', true)::bigint end))$policy$, name);
-    end loop;
-end $$;

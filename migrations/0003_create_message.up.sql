@@ -127,23 +127,3 @@ create table sluice.idempotency_key (
 );
 -- Rows come in the order of time, so this index costs an insert nothing that could be measured.
 create index idempotency_key_created_at_idx on sluice.idempotency_key using brin (created_at);
-
-do $$
-declare
-    name text;
-begin
-    foreach name in array array['process', 'message', 'attempt', 'batch_cursor', 'trash', 'decision', 'idempotency_key'] loop
-        execute format('alter table sluice.%I enable row level security', name);
-        execute format('alter table sluice.%I force row level security', name);
-        execute format($policy$
-            create policy wall on sluice.%I using (
-                (select current_setting('sluice.tenant_id', true)) = '*'
-                or tenant_id = (select case when current_setting('sluice.tenant_id', true) ~ '^[0-9]{1,18}$'
-                                            then current_setting('sluice.tenant_id', true)::bigint end))$policy$, name);
-    end loop;
-    -- A partition that is asked for by its own name shows nothing to anyone: the wall is on the parent.
-    foreach name in array array['process_default', 'message_default', 'attempt_default'] loop
-        execute format('alter table sluice.%I enable row level security', name);
-        execute format('alter table sluice.%I force row level security', name);
-    end loop;
-end $$;
