@@ -16,3 +16,6 @@ alter table river.river_job set (
     autovacuum_vacuum_insert_scale_factor = 0.2,
     autovacuum_vacuum_cost_delay = 1
 );
+
+-- The alarm: which retries are due next. Only rows that wait for a time are in it.
+create index river_job_alarm_idx on river.river_job (scheduled_at) where state in ('retryable', 'scheduled');
