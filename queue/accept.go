@@ -1,0 +1,425 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"sluice/queue/topology"
+)
+
+// Errors of [Engine.Accept] beside those of package topology.
+var (
+	ErrNoNode      = errors.New("topology has no such start node")
+	ErrKeyReused   = errors.New("idempotency key was used with another body")
+	ErrOverloaded  = errors.New("too many events wait to be stored")
+	ErrUnavailable = errors.New("the database does not take events now")
+	ErrRefused     = errors.New("the database refuses this event")
+)
+
+// Event is what a producer sends.
+type Event struct {
+	Tenant   int64
+	Topology string
+	Node     string // a start node
+	Version  int    // a published version; 0: the enabled one
+
+	// Key makes sending again harmless: the same key with the same body is accepted once. Empty: every call is an event.
+	Key     string
+	Headers map[string]string
+	Body    []byte
+}
+
+// Accepted is the promise that an event is stored and will be worked.
+type Accepted struct {
+	Process   uuid.UUID // the correlation id
+	Version   int       // the version that works it; 0 when Duplicate
+	Duplicate bool      // the event was accepted before, with this key
+}
+
+type pendingEvent struct {
+	Event
+	version    *version
+	process    uuid.UUID
+	legs       []*edge
+	headers    string
+	digest     []byte
+	bodyDigest []byte
+	done       chan acceptResult
+}
+
+type acceptResult struct {
+	accepted Accepted
+	err      error
+}
+
+// Accept stores an event and returns when it is durable. Concurrent calls share a commit: whatever gathered while the
+// last one ran. When ctx ends first the event may be stored all the same; a key makes asking again safe.
+func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
+	p, err := e.prepare(ctx, ev)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if err := e.submit(ctx, p); err != nil {
+		return Accepted{}, err
+	}
+	return p.wait(ctx)
+}
+
+// AcceptMany stores events of one call and returns a result for each, in order. Events are independent: some may be
+// refused while others are stored.
+func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []error) {
+	accepted, errs := make([]Accepted, len(events)), make([]error, len(events))
+	pending := make([]*pendingEvent, len(events))
+	for i, ev := range events {
+		if pending[i], errs[i] = e.prepare(ctx, ev); errs[i] == nil {
+			errs[i] = e.submit(ctx, pending[i])
+		}
+	}
+	for i, p := range pending {
+		if errs[i] == nil {
+			accepted[i], errs[i] = p.wait(ctx)
+		}
+	}
+	return accepted, errs
+}
+
+func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
+	v, err := e.catalog.route(ctx, ev.Tenant, ev.Topology, ev.Version)
+	switch {
+	case errors.Is(err, topology.ErrNotFound), errors.Is(err, topology.ErrNotEnabled):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	legs := v.starts[ev.Node]
+	if len(legs) == 0 {
+		return nil, fmt.Errorf("%w: %s has no start node %q", ErrNoNode, v.Label(), ev.Node)
+	}
+	headers, err := marshalHeaders(ev.Headers)
+	if err != nil {
+		return nil, err
+	}
+	if ev.Body == nil {
+		ev.Body = []byte{} // an empty body is a body
+	}
+	p := &pendingEvent{
+		Event: ev, version: v, process: e.clock.newProcessID(), legs: legs, headers: headers,
+		done: make(chan acceptResult, 1),
+	}
+	if ev.Key != "" {
+		// The ledger is narrow: half a SHA-256 is as far from colliding as a random UUID.
+		scope := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", v.TopologyID, ev.Node, ev.Key))
+		body := sha256.Sum256(ev.Body)
+		p.digest, p.bodyDigest = scope[:16], body[:16]
+	}
+	return p, nil
+}
+
+func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
+	select {
+	case e.events <- p:
+		return nil
+	default:
+	}
+	select {
+	case e.events <- p:
+		return nil
+	case <-ctx.Done():
+		return ErrOverloaded
+	}
+}
+
+func (p *pendingEvent) wait(ctx context.Context) (Accepted, error) {
+	select {
+	case r := <-p.done:
+		return r.accepted, r.err
+	case <-ctx.Done():
+		return Accepted{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}
+
+// acceptLoop commits what has gathered, then what gathered meanwhile.
+func (e *Engine) acceptLoop() {
+	for first := range e.events {
+		batch, size := []*pendingEvent{first}, len(first.Body)
+	gather:
+		for len(batch) < flushItems && size < flushBytes {
+			select {
+			case p, ok := <-e.events:
+				if !ok {
+					break gather
+				}
+				batch, size = append(batch, p), size+len(p.Body)
+			default:
+				break gather
+			}
+		}
+		e.acceptBatch(batch)
+	}
+}
+
+// acceptTries bounds how long a producer waits while the database is in trouble.
+const acceptTries = 4
+
+// acceptBatch stores the events, or answers each with the error that kept it out. An event that the database refuses by
+// itself does not harm its neighbours: the batch is halved until it is alone.
+func (e *Engine) acceptBatch(batch []*pendingEvent) {
+	ctx := context.Background()
+	for try := range acceptTries {
+		err := e.tryAccept(ctx, batch, try > 0)
+		switch {
+		case err == nil:
+			return
+		case isPassing(err) && try < acceptTries-1:
+			pause(ctx, try)
+		case isRefused(err) && len(batch) > 1:
+			e.acceptBatch(batch[:len(batch)/2])
+			e.acceptBatch(batch[len(batch)/2:])
+			return
+		case isRefused(err):
+			for _, p := range batch {
+				p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrRefused, err)}
+			}
+			return
+		default:
+			e.log.ErrorContext(ctx, "Events not stored", "count", len(batch), "err", err)
+			for _, p := range batch {
+				p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, err)}
+			}
+			return
+		}
+	}
+}
+
+// tryAccept stores the events in one statement. again says that an earlier try may have committed all or part
+// of its work: its processes are looked for first.
+func (e *Engine) tryAccept(ctx context.Context, batch []*pendingEvent, again bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	todo := batch
+	if again {
+		stored, err := e.storedProcesses(ctx, batch)
+		if err != nil {
+			return err
+		}
+		todo = nil
+		for _, p := range batch {
+			if !stored[p.process] {
+				todo = append(todo, p)
+			}
+		}
+	}
+	fresh := make([]bool, len(todo))
+	if len(todo) > 0 {
+		if err := e.insertEvents(ctx, todo, fresh); err != nil {
+			return err
+		}
+	}
+	if err := e.answerDuplicates(ctx, todo, fresh); err != nil {
+		return err
+	}
+	refused := map[*pendingEvent]bool{}
+	for i, p := range todo {
+		refused[p] = !fresh[i]
+	}
+	for _, p := range batch {
+		if !refused[p] {
+			p.done <- acceptResult{accepted: Accepted{Process: p.process, Version: p.version.Number}}
+		}
+	}
+	return nil
+}
+
+// insertEvents stores the events and notes in fresh which of them are new. Where this runner has room, their messages are
+// claimed at birth and worked as soon as they are stored.
+func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh []bool) error {
+	type leg struct {
+		event int
+		edge  *edge
+		claim *delivery
+	}
+	var legs []leg
+	for i, p := range batch {
+		for _, edge := range p.legs {
+			legs = append(legs, leg{event: i, edge: edge})
+		}
+	}
+	ids, err := e.ids.take(ctx, len(legs))
+	if err != nil {
+		return err
+	}
+	l := e.lifeIfRunning()
+	var a acceptArrays
+	for i, p := range batch {
+		a.addEvent(i, p)
+	}
+	var payload int64
+	for n := range legs {
+		leg, p := &legs[n], batch[legs[n].event]
+		if n == 0 || legs[n-1].event != leg.event {
+			payload = 0 // the first leg of an event carries the body
+		}
+		leg.claim = e.claimBirth(l, leg.edge, ids[n])
+		if leg.claim != nil {
+			leg.claim.load(p.process, p.Headers, p.headers, p.Body, orID(payload, ids[n]))
+		}
+		a.addLeg(leg.event, ids[n], payload, leg.edge.id, leg.claim != nil)
+		payload = orID(payload, ids[n])
+	}
+	rows, _ := e.pool.Query(ctx, acceptSQL, a.args(l)...)
+	ordinals, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	for _, o := range ordinals {
+		fresh[o] = true
+	}
+	for _, leg := range legs {
+		switch {
+		case leg.claim != nil && err == nil && fresh[leg.event]:
+			e.launch(leg.claim)
+		case leg.claim != nil:
+			// If the commit stood and only its answer was lost, the claim is given back by reconcile.
+			e.abandon(leg.claim)
+		case err == nil && fresh[leg.event]:
+			e.arrived(leg.edge)
+		}
+	}
+	return err
+}
+
+// acceptArrays are the arguments of acceptSQL, a column each.
+type acceptArrays struct {
+	ordinals                  []int32
+	tenants, versions         []int64
+	processes                 [][16]byte
+	nodes, headers            []string
+	digests, bodyDigests      [][]byte
+	legs                      []int32
+	bodies                    [][]byte
+	legOrdinals               []int32
+	legIDs, payloads, edgeIDs []int64
+	claimed                   []bool
+}
+
+func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
+	a.ordinals = append(a.ordinals, int32(ordinal))
+	a.tenants = append(a.tenants, p.Tenant)
+	a.processes = append(a.processes, p.process)
+	a.versions = append(a.versions, p.version.ID)
+	a.nodes = append(a.nodes, p.Node)
+	a.digests = append(a.digests, p.digest)
+	a.bodyDigests = append(a.bodyDigests, p.bodyDigest)
+	a.legs = append(a.legs, int32(len(p.legs)))
+	a.headers = append(a.headers, p.headers)
+	a.bodies = append(a.bodies, p.Body)
+}
+
+func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, claimed bool) {
+	a.legOrdinals = append(a.legOrdinals, int32(ordinal))
+	a.legIDs = append(a.legIDs, id)
+	a.payloads = append(a.payloads, payload)
+	a.edgeIDs = append(a.edgeIDs, edge)
+	a.claimed = append(a.claimed, claimed)
+}
+
+func (a *acceptArrays) args(l *life) []any {
+	return []any{
+		a.ordinals, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.bodies,
+		a.legOrdinals, a.legIDs, a.payloads, a.edgeIDs, a.claimed, l.name(),
+	}
+}
+
+// storedProcesses tells which of the events an earlier try has stored.
+func (e *Engine) storedProcesses(ctx context.Context, batch []*pendingEvent) (map[uuid.UUID]bool, error) {
+	ids := make([][16]byte, len(batch))
+	for i, p := range batch {
+		ids[i] = p.process
+	}
+	rows, _ := e.pool.Query(ctx, `
+		select p.id from unnest($1::uuid[]) as w(id), sluice.process p where p.id = w.id and p.tenant_id = any($2)`, ids, tenantsOf(batch))
+	found, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	stored := map[uuid.UUID]bool{}
+	for _, id := range found {
+		stored[id] = true
+	}
+	return stored, err
+}
+
+func tenantsOf(batch []*pendingEvent) []int64 {
+	var tenants []int64
+	for _, p := range batch {
+		if !slices.Contains(tenants, p.Tenant) {
+			tenants = append(tenants, p.Tenant)
+		}
+	}
+	return tenants
+}
+
+// answerDuplicates answers the events that the ledger refused: the promise that was given for their key, or, when the
+// body is another, that the key is used. It is a statement of its own because the rows it reads may have been committed
+// after the snapshot of the insert.
+func (e *Engine) answerDuplicates(ctx context.Context, batch []*pendingEvent, fresh []bool) error {
+	var refused []*pendingEvent
+	var tenants []int64
+	var digests [][]byte
+	for i, p := range batch {
+		if !fresh[i] {
+			refused, tenants, digests = append(refused, p), append(tenants, p.Tenant), append(digests, p.digest)
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	rows, _ := e.pool.Query(ctx, `
+		select w.n, k.process_id, k.body_digest
+		from unnest($1::bigint[], $2::bytea[]) with ordinality as w(tenant_id, digest, n)
+		join sluice.idempotency_key k on k.tenant_id = w.tenant_id and k.digest = w.digest`, tenants, digests)
+	var n int
+	var process uuid.UUID
+	var bodyDigest []byte
+	answers := make([]acceptResult, len(refused))
+	for i := range answers { // holds if the key runs out between the two statements
+		answers[i].err = fmt.Errorf("%w: the idempotency key has just expired", ErrUnavailable)
+	}
+	_, err := pgx.ForEachRow(rows, []any{&n, &process, &bodyDigest}, func() error {
+		p, a := refused[n-1], &answers[n-1]
+		switch {
+		case process == p.process: // an earlier try of this very call
+			*a = acceptResult{accepted: Accepted{Process: process, Version: p.version.Number}}
+		case bytes.Equal(bodyDigest, p.bodyDigest):
+			*a = acceptResult{accepted: Accepted{Process: process, Duplicate: true}}
+		default:
+			*a = acceptResult{err: ErrKeyReused}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, p := range refused {
+		p.done <- answers[i]
+	}
+	return nil
+}
+
+// marshalHeaders makes the stored form of headers.
+func marshalHeaders(headers map[string]string) (string, error) {
+	if len(headers) == 0 {
+		return "{}", nil
+	}
+	b, err := json.Marshal(headers)
+	return string(b), err
+}
+
+func orID(id, otherwise int64) int64 {
+	if id != 0 {
+		return id
+	}
+	return otherwise
+}

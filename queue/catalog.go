@@ -1,0 +1,260 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
+
+	"sluice/queue/topology"
+	"sluice/queue/worker"
+)
+
+// version is a published version as the engine uses it. It never changes.
+type version struct {
+	topology.Version
+	starts map[string][]*edge // by start node: the edges that an event goes to
+}
+
+// edge is an edge as the engine uses it, with the node that it leads to.
+type edge struct {
+	id      int64
+	tenant  int64
+	queue   string
+	version *version
+	to      *node
+
+	// Guarded by Engine.mu.
+	paused  bool // through River
+	backlog bool // messages wait here that the runner has not claimed: births must not overtake them
+}
+
+// node is a node that calls a worker.
+type node struct {
+	topology.Node
+	next   []*edge
+	byName map[string]*edge
+	worker workerKey
+
+	calls int // under way in this runner; guarded by Engine.mu
+}
+
+type workerKey struct {
+	tenant int64
+	name   string
+}
+
+// catalog is what the engine remembers of the configuration. Versions and edges never change and are kept; what names
+// lead to, and workers, is kept while the tenant's revision stays what it was, which is looked at every refreshEvery.
+type catalog struct {
+	pool   *pgxpool.Pool
+	flight singleflight.Group
+
+	mu       sync.RWMutex
+	versions map[int64]*version
+	edges    map[int64]*edge
+	tenants  map[int64]*tenantConfig
+}
+
+type tenantConfig struct {
+	revision int64
+	used     time.Time
+	routes   map[routeKey]*version
+	workers  map[string]worker.Target
+}
+
+type routeKey struct {
+	topology string
+	number   int // 0: the enabled version
+}
+
+// refreshEvery bounds how long a change goes unseen by a node: well within the second that enabling may take.
+const refreshEvery = 400 * time.Millisecond
+
+func newCatalog(pool *pgxpool.Pool) *catalog {
+	return &catalog{pool: pool, versions: map[int64]*version{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
+}
+
+// tenant returns what is known of a tenant's configuration, as fresh as refreshEvery.
+func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
+	c.mu.RLock()
+	known := c.tenants[id]
+	c.mu.RUnlock()
+	if known != nil && time.Since(known.used) < refreshEvery {
+		return known, nil
+	}
+	v, err, _ := c.flight.Do(fmt.Sprintf("tenant %d", id), func() (any, error) {
+		asked := time.Now()
+		var revision int64
+		err := c.pool.QueryRow(ctx, `select revision from sluice.configuration where tenant_id = $1`, id).Scan(&revision)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return nil, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		fresh := &tenantConfig{revision: revision, used: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}}
+		if old := c.tenants[id]; old != nil && old.revision == revision {
+			fresh.routes, fresh.workers = old.routes, old.workers
+		}
+		c.tenants[id] = fresh
+		return fresh, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*tenantConfig), nil
+}
+
+// route finds the version that an event goes to: the given number, or the enabled one if it is 0.
+func (c *catalog) route(ctx context.Context, tenant int64, name string, number int) (*version, error) {
+	config, err := c.tenant(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	key := routeKey{name, number}
+	c.mu.RLock()
+	v := config.routes[key]
+	c.mu.RUnlock()
+	if v != nil {
+		return v, nil
+	}
+	found, err, _ := c.flight.Do(fmt.Sprintf("route %d %d %s %d", tenant, config.revision, name, number), func() (any, error) {
+		var stored topology.Version
+		if number == 0 {
+			stored, err = topology.Enabled(ctx, c.pool, tenant, name)
+		} else {
+			stored, err = topology.Numbered(ctx, c.pool, tenant, name, number)
+			if err == nil && stored.RetiredAt != nil {
+				err = topology.ErrNotEnabled
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		v := c.keep(stored)
+		config.routes[key] = v
+		return v, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found.(*version), nil
+}
+
+// worker finds a worker by name.
+func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, error) {
+	config, err := c.tenant(ctx, key.tenant)
+	if err != nil {
+		return worker.Target{}, err
+	}
+	c.mu.RLock()
+	target, ok := config.workers[key.name]
+	c.mu.RUnlock()
+	if ok {
+		return target, nil
+	}
+	found, err, _ := c.flight.Do(fmt.Sprintf("worker %d %d %s", key.tenant, config.revision, key.name), func() (any, error) {
+		w, err := findWorker(ctx, c.pool, key.tenant, key.name)
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		config.workers[key.name] = w
+		return w, nil
+	})
+	if err != nil {
+		return worker.Target{}, err
+	}
+	return found.(worker.Target), nil
+}
+
+// edgesOf returns the edges of queues, from memory where it can. A queue that is no edge's is left out.
+func (c *catalog) edgesOf(ctx context.Context, queues []string) ([]*edge, error) {
+	var known []*edge
+	var unknown []int64
+	c.mu.RLock()
+	for _, q := range queues {
+		id, ok := edgeOfQueue(q)
+		if !ok {
+			continue
+		}
+		if e := c.edges[id]; e != nil {
+			known = append(known, e)
+		} else {
+			unknown = append(unknown, id)
+		}
+	}
+	c.mu.RUnlock()
+	if len(unknown) == 0 {
+		return known, nil
+	}
+	stored, err := topology.OfEdges(ctx, c.pool, unknown)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range stored {
+		c.keep(s)
+	}
+	for _, id := range unknown {
+		if e := c.edges[id]; e != nil {
+			known = append(known, e)
+		}
+	}
+	return known, nil
+}
+
+// keep remembers a published version. The caller holds the lock.
+func (c *catalog) keep(stored topology.Version) *version {
+	if v := c.versions[stored.ID]; v != nil {
+		return v
+	}
+	v := &version{Version: stored, starts: map[string][]*edge{}}
+	nodes := map[string]*node{}
+	for _, n := range stored.Graph.Nodes {
+		nodes[n.Name] = &node{Node: n, byName: map[string]*edge{}, worker: workerKey{stored.TenantID, n.Worker}}
+	}
+	for _, s := range stored.Edges {
+		e := &edge{id: s.ID, tenant: stored.TenantID, queue: queueName(s.ID), version: v, to: nodes[s.To]}
+		c.edges[s.ID] = e
+		from := nodes[s.From]
+		from.next = append(from.next, e)
+		from.byName[s.To] = e
+		if !from.Kind.CallsWorker() {
+			v.starts[s.From] = append(v.starts[s.From], e)
+		}
+	}
+	c.versions[stored.ID] = v
+	return v
+}
+
+func findWorker(ctx context.Context, db topology.DB, tenant int64, name string) (worker.Target, error) {
+	var url string
+	var texts []string
+	err := db.QueryRow(ctx, `
+		select url, secrets from sluice.worker where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name).Scan(&url, &texts)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return worker.Target{}, ErrNoWorker
+	}
+	if err != nil {
+		return worker.Target{}, err
+	}
+	target := worker.Target{Name: name, URL: url}
+	for _, text := range texts {
+		s, err := worker.ParseSecret(text)
+		if err != nil {
+			return worker.Target{}, fmt.Errorf("secret of worker %s: %w", name, err)
+		}
+		target.Secrets = append(target.Secrets, s)
+	}
+	return target, nil
+}

@@ -1,0 +1,67 @@
+package queue
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// databaseClock tells the database's time between two readings of it, by this machine's monotonic clock. Wall clocks of
+// nodes may differ by hours; what is written follows the database's alone.
+type databaseClock struct {
+	mu   sync.RWMutex
+	base time.Time // the database's time ...
+	at   time.Time // ... at this moment here; its monotonic part is what counts
+}
+
+func (c *databaseClock) read(ctx context.Context, pool *pgxpool.Pool) error {
+	var base time.Time
+	before := time.Now()
+	if err := pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&base); err != nil {
+		return err
+	}
+	c.set(base, before)
+	return nil
+}
+
+// set notes that the database's clock showed base at some moment after before.
+func (c *databaseClock) set(base, before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.base, c.at = base.Round(0), before.Add(time.Since(before)/2)
+}
+
+func (c *databaseClock) now() time.Time {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.base.Add(time.Since(c.at))
+}
+
+// newProcessID makes a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, the rest random. It is made here and
+// not in the database, so that a commit whose answer was lost can be asked for by its ids.
+func (c *databaseClock) newProcessID() uuid.UUID {
+	var id uuid.UUID
+	rand.Read(id[6:]) // never fails
+	putMillis(&id, c.now())
+	id[6] = 0x70 | id[6]&0x0f
+	id[8] = 0x80 | id[8]&0x3f
+	return id
+}
+
+// firstIDAt is the smallest process id of that moment: a bound of a partition.
+func firstIDAt(t time.Time) uuid.UUID {
+	var id uuid.UUID
+	putMillis(&id, t)
+	return id
+}
+
+func putMillis(id *uuid.UUID, t time.Time) {
+	var millis [8]byte
+	binary.BigEndian.PutUint64(millis[:], uint64(t.UnixMilli()))
+	copy(id[:6], millis[2:])
+}

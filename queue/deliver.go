@@ -1,0 +1,303 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"sluice/limiter"
+	"sluice/queue/process"
+	"sluice/queue/topology"
+	"sluice/queue/worker"
+)
+
+// outcome is how an attempt ended; the words are those of the type sluice.outcome.
+type outcome string
+
+const (
+	outcomeDone        outcome = "done"
+	outcomeFiltered    outcome = "filtered"
+	outcomePage        outcome = "page"
+	outcomeRepeat      outcome = "repeat"
+	outcomeRetried     outcome = "retried"
+	outcomeUnavailable outcome = "unavailable"
+	outcomeFailed      outcome = "failed"
+)
+
+// settles tells whether the message leaves its edge.
+func (o outcome) settles() bool {
+	return o == outcomeDone || o == outcomeFiltered || o == outcomeFailed
+}
+
+// settlement is a delivery with its outcome: what the hand-off commits.
+type settlement struct {
+	d          *delivery
+	outcome    outcome
+	status     int
+	duration   time.Duration
+	reason     string
+	delay      time.Duration // of repeat and retried
+	failures   int           // attempts used up, for one that stays
+	cursor     string        // of the next page
+	successors []successor
+}
+
+// successor is a message to be born.
+type successor struct {
+	edge    *edge
+	headers map[string]string
+	encoded string
+	body    []byte // nil: another message of the process has it
+	shares  int    // payload of the successor that many places before this one; 0: see payload
+	payload int64  // the message that has the body; 0: this one has it
+}
+
+// size is what the settlement weighs in a flush.
+func (s *settlement) size() int {
+	n := 200
+	for i := range s.successors {
+		n += 200 + len(s.successors[i].body) + len(s.successors[i].encoded)
+	}
+	return n
+}
+
+func (n *node) isBatch() bool { return n.Kind == topology.Batch }
+
+// deliver calls the worker with a message and gives the outcome to the hand-off. The message's slot is taken until the
+// hand-off has room for it.
+func (e *Engine) deliver(d *delivery) {
+	if d.headers == nil && d.encoded != "{}" {
+		if err := json.Unmarshal([]byte(d.encoded), &d.headers); err != nil {
+			e.settle(&settlement{d: d, outcome: outcomeFailed, reason: "its stored headers cannot be read: " + err.Error()})
+			return
+		}
+	}
+	if !e.awaitLease(d) {
+		e.abandon(d) // the lease is over: whoever takes the message over works it
+		return
+	}
+	n := d.edge.to
+	target, err := e.catalog.worker(e.callCtx, n.worker)
+	if err != nil {
+		e.settleMissingWorker(d, err)
+		return
+	}
+	timeout := time.Duration(n.Timeout)
+	ctx, cancel := context.WithTimeout(e.callCtx, timeout)
+	defer cancel()
+	start := time.Now()
+	v := d.edge.version
+	result, err := e.config.Caller.Call(ctx, target, worker.Request{
+		Action:        n.Action,
+		MessageID:     process.MessageID{Process: d.process, Number: d.id}.String(),
+		CorrelationID: d.process.String(),
+		Topology:      v.Topology,
+		Version:       v.Number,
+		Node:          n.Name,
+		Application:   n.Application,
+		Attempt:       d.attempt,
+		Page:          d.page,
+		Cursor:        d.cursor,
+		Headers:       d.headers,
+		Body:          d.body,
+		Deadline:      start.Add(timeout),
+	})
+	s := &settlement{d: d, status: result.Status, duration: time.Since(start)}
+	var failure *worker.Failure
+	switch {
+	case err == nil:
+		e.reached(n.worker)
+		s.read(result)
+	case !errors.As(err, &failure):
+		failure = &worker.Failure{Class: worker.Transient, Reason: err.Error()}
+		fallthrough
+	default:
+		if failure.Class == worker.Cancelled {
+			e.giveBack(d)
+			return
+		}
+		e.noteFailure(n.worker, failure)
+		s.status = failure.Status
+		s.fail(failure)
+	}
+	e.settle(s)
+}
+
+// settle waits until the hand-off takes the settlement.
+func (e *Engine) settle(s *settlement) { e.settled <- s }
+
+// awaitLease waits until the lease is surely valid, or lost.
+func (e *Engine) awaitLease(d *delivery) bool {
+	for !d.life.fresh() {
+		if d.life.dead.Load() || e.callCtx.Err() != nil {
+			return false
+		}
+		pause(e.callCtx, 3)
+	}
+	return true
+}
+
+// settleMissingWorker treats a worker that is not registered like one that is down: the message waits for it.
+func (e *Engine) settleMissingWorker(d *delivery, err error) {
+	if e.callCtx.Err() != nil {
+		e.giveBack(d)
+		return
+	}
+	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("worker %s cannot be looked up: %s", d.edge.to.Worker, err)}
+	if errors.Is(err, ErrNoWorker) {
+		f.Reason = fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)
+	}
+	e.noteFailure(d.edge.to.worker, f)
+	s := &settlement{d: d}
+	s.fail(f)
+	e.settle(s)
+}
+
+// read turns a worker's reply into an outcome.
+func (s *settlement) read(r worker.Result) {
+	n := s.d.edge.to
+	s.failures = s.d.failures // a wait uses up no attempt, and gives none back
+	switch r.Verdict {
+	case worker.Stop:
+		s.outcome, s.reason = outcomeFiltered, r.Reason
+		return
+	case worker.Repeat:
+		s.outcome, s.reason, s.delay = outcomeRepeat, r.Reason, r.After
+		return
+	}
+	s.outcome, s.reason = outcomeDone, r.Reason
+	if n.isBatch() && r.Cursor != "" {
+		s.outcome, s.cursor, s.failures = outcomePage, r.Cursor, 0
+	}
+	for _, m := range r.Messages {
+		targets := n.next
+		if m.Followers != nil {
+			targets = targets[:0:0]
+			for _, name := range m.Followers {
+				to := n.byName[name]
+				if to == nil {
+					s.unknownFollower(name)
+					return
+				}
+				if !slices.Contains(targets, to) {
+					targets = append(targets, to)
+				}
+			}
+		}
+		s.addSuccessors(m, targets)
+	}
+}
+
+func (s *settlement) unknownFollower(name string) {
+	n := s.d.edge.to
+	known := slices.Sorted(maps.Keys(n.byName))
+	s.outcome, s.successors, s.cursor = outcomeFailed, nil, ""
+	s.reason = fmt.Sprintf("worker %s sent a message to %q, which is no follower of node %s (followers: %v)", n.Worker, name, n.Name, known)
+}
+
+// addSuccessors puts one message on each of the target edges. Its body is stored once: with the first, or not at all
+// when it is the body that came.
+func (s *settlement) addSuccessors(m worker.Message, targets []*edge) {
+	encoded := s.d.encoded
+	if len(m.Headers) == 0 {
+		encoded = "{}"
+	} else if !sameMap(m.Headers, s.d.headers) {
+		encoded, _ = marshalHeaders(m.Headers) // a map of strings always encodes
+	}
+	for i, to := range targets {
+		next := successor{edge: to, headers: m.Headers, encoded: encoded, body: m.Body}
+		switch {
+		case m.SameBody:
+			next.body, next.payload = s.d.body, s.d.payload
+		case i > 0:
+			next.shares = i
+		case next.body == nil:
+			next.body = []byte{}
+		}
+		s.successors = append(s.successors, next)
+	}
+}
+
+func sameMap(a, b map[string]string) bool { return len(a) == len(b) && maps.Equal(a, b) }
+
+// fail decides what a failed call comes to: another attempt, a wait for the worker, or the trash.
+func (s *settlement) fail(f *worker.Failure) {
+	n := s.d.edge.to
+	s.reason = f.Reason
+	honour := n.Retry.RetryAfter != topology.RetryAfterIgnore
+	waits := n.Retry.Outage != topology.OutageCount
+	switch {
+	case f.Class == worker.Rejected:
+		s.outcome = outcomeFailed
+	case f.Class == worker.Unavailable && waits:
+		// Back to its place on the edge: the circuit to the worker decides when the next call is made.
+		s.outcome, s.failures = outcomeUnavailable, s.d.failures
+	case f.Class == worker.Limited && waits:
+		s.outcome, s.failures = outcomeRetried, s.d.failures
+		s.delay = backoff(n.Retry, 1)
+		if honour {
+			s.delay = max(s.delay, f.RetryAfter)
+		}
+	case s.d.failures+1 < n.Retry.Attempts:
+		s.outcome, s.failures = outcomeRetried, s.d.failures+1
+		s.delay = backoff(n.Retry, s.failures)
+		if honour {
+			s.delay = max(s.delay, f.RetryAfter)
+		}
+	default:
+		s.outcome = outcomeFailed
+		if n.Retry.Attempts > 1 {
+			s.reason = fmt.Sprintf("%s (after %d attempts)", f.Reason, n.Retry.Attempts)
+		}
+	}
+}
+
+func backoff(r topology.Retry, failures int) time.Duration {
+	b := limiter.Backoff{Initial: time.Duration(r.Initial), Factor: r.Factor, Max: time.Duration(r.Max), Jitter: r.Jitter}
+	return b.After(failures, 2*rand.Float64()-1)
+}
+
+// reached notes that a worker answers. When that closes its circuit, the edges that waited for it are looked at again.
+func (e *Engine) reached(key workerKey) {
+	e.mu.Lock()
+	b := e.breakers[key]
+	if b == nil {
+		e.mu.Unlock()
+		return
+	}
+	closed := b.Reached()
+	if closed {
+		delete(e.breakers, key)
+		e.pokeFetcher()
+	}
+	e.mu.Unlock()
+	if closed {
+		e.log.Info("Worker answers again", "worker", key.name, "tenant_id", key.tenant)
+		e.markWorker(key, "")
+	}
+}
+
+// noteFailure tells a worker's circuit how a call failed. Whatever came as an answer closes it.
+func (e *Engine) noteFailure(key workerKey, f *worker.Failure) {
+	if f.Class != worker.Unavailable {
+		e.reached(key)
+		return
+	}
+	e.mu.Lock()
+	b := e.breakers[key]
+	if b == nil {
+		b = &workerBreaker{}
+		e.breakers[key] = b
+	}
+	opened := b.Unreached(time.Now(), f.RetryAfter)
+	e.mu.Unlock()
+	if opened {
+		e.log.Warn("Worker unavailable, its messages wait", "worker", key.name, "tenant_id", key.tenant, "err", f.Reason)
+		e.markWorker(key, f.Reason)
+	}
+}

@@ -1,0 +1,47 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// isPassing tells whether a statement may succeed when it is sent again: it lost a race, the database is out of service
+// or full, or the connection broke - in which case it may even have committed.
+func isPassing(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return true // no answer from Postgres: a broken connection, a deadline
+	}
+	switch pg.Code[:2] {
+	case "08", // connection
+		"25", // read-only: a fail-over is under way
+		"40", // serialisation, deadlock
+		"53", // out of disk, memory or connections
+		"55", // lock timeout
+		"57", // shut down, crashed, cancelled
+		"58", // its disk
+		"XX": // its own fault
+		return true
+	}
+	return false
+}
+
+// isRefused tells whether Postgres refused what the statement carried, so that sending it again would change nothing.
+func isRefused(err error) bool { return err != nil && !isPassing(err) }
+
+// pause waits before the next try: 10 ms doubling to 1 s.
+func pause(ctx context.Context, try int) {
+	pauseFor(ctx, min(10*time.Millisecond<<min(try, 10), time.Second))
+}
+
+func pauseFor(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,235 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// The fetcher is one loop for all edges of the runner. It knows which edges are awake: told by this process when a
+// message is born that nobody claimed, by other processes through NOTIFY, and by a sweep in case nobody said anything.
+// A published edge on which nothing happens costs a map entry.
+
+// want is how many messages of an edge the fetcher asks for.
+type want struct {
+	edge *edge
+	n    int
+}
+
+func (e *Engine) fetchLoop(ctx context.Context) {
+	var conn *pgxpool.Conn
+	drop := func() {
+		if conn != nil {
+			conn.Conn().Close(context.WithoutCancel(ctx)) // its settings must not go back to the pool
+			conn.Release()
+			conn = nil
+		}
+	}
+	defer drop()
+	for try := 0; ctx.Err() == nil; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.orphans:
+			if err := e.reconcile(ctx); err != nil {
+				e.log.WarnContext(ctx, "Claims not reconciled", "err", err)
+			}
+			continue
+		case <-e.wakeFetch:
+		}
+		for ctx.Err() == nil {
+			wants := e.reserveAwake()
+			if len(wants) == 0 {
+				break
+			}
+			var err error
+			if conn == nil {
+				conn, err = e.openFetcher(ctx)
+			}
+			if err == nil {
+				err = e.fetch(ctx, conn, wants)
+			} else {
+				e.unreserveAll(wants)
+			}
+			if err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				e.log.WarnContext(ctx, "Fetch failed", "err", err)
+				drop()
+				e.askReconcile() // the claim may have been committed all the same
+				pause(ctx, try)
+				try++
+				break
+			}
+			try = 0
+		}
+	}
+}
+
+// openFetcher takes a connection of its own and holds the planner to index scans. A claim prepared while the queue was
+// empty is otherwise kept with a plan that reads the whole table (measured: 8,400 jobs/s against 28,200).
+func (e *Engine) openFetcher(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := e.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, `set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off`); err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// reserveAwake takes slots for the edges that are awake, a fair share each, and takes the edges out of the set: whoever
+// wakes one from now on wakes it again.
+func (e *Engine) reserveAwake() []want {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var wants []want
+	now, left := time.Now(), min(e.slots, fetchAtOnce)
+	if left <= 0 {
+		return nil
+	}
+	share := max(1, left/max(1, len(e.awake)))
+	for to := range e.awake { // in random order, which is fair
+		if left == 0 {
+			break
+		}
+		n := min(e.room(to, now), share, left)
+		if n == 0 {
+			continue
+		}
+		e.reserve(to, n)
+		left -= n
+		delete(e.awake, to)
+		wants = append(wants, want{to, n})
+	}
+	return wants
+}
+
+func (e *Engine) unreserveAll(wants []want) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, w := range wants {
+		e.awake[w.edge] = struct{}{}
+		if b := e.breakers[w.edge.to.worker]; b != nil {
+			b.Forget()
+		}
+		e.unreserve(w.edge, w.n)
+	}
+}
+
+type claimedRow struct {
+	ID        int64
+	Queue     string
+	Attempt   int
+	ProcessID *uuid.UUID
+	Failures  int
+	Headers   *string
+	Body      []byte
+	PayloadID *int64
+	Page      int
+	Cursor    string
+}
+
+// fetch claims messages and starts their calls.
+func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) error {
+	l := e.life()
+	queues, tenants, ns := make([]string, len(wants)), make([]int64, len(wants)), make([]int32, len(wants))
+	byQueue := make(map[string]*want, len(wants))
+	for i := range wants {
+		w := &wants[i]
+		queues[i], tenants[i], ns[i] = w.edge.queue, w.edge.tenant, int32(w.n)
+		byQueue[w.edge.queue] = w
+	}
+	timed, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	rows, _ := conn.Query(timed, claimSQL, queues, tenants, ns, l.claimant)
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByName[claimedRow])
+	if err != nil {
+		e.unreserveAll(wants)
+		return err
+	}
+	var foreign []claimedRow
+	e.mu.Lock()
+	launch := make([]*delivery, 0, len(claimed))
+	got := make(map[*want]int, len(wants))
+	for _, row := range claimed {
+		w := byQueue[row.Queue]
+		got[w]++
+		d := &delivery{life: l, id: row.ID, attempt: row.Attempt, failures: row.Failures, edge: w.edge, page: row.Page, cursor: row.Cursor}
+		if w.edge.to.isBatch() && d.page == 0 {
+			d.page = 1
+		}
+		e.inFlight[row.ID] = d
+		if row.ProcessID == nil || row.Headers == nil || row.PayloadID == nil {
+			foreign = append(foreign, row)
+			continue
+		}
+		d.load(*row.ProcessID, nil, *row.Headers, row.Body, *row.PayloadID)
+		launch = append(launch, d)
+	}
+	for i := range wants {
+		w := &wants[i]
+		w.edge.backlog = got[w] == w.n
+		if w.edge.backlog {
+			e.awake[w.edge] = struct{}{}
+		}
+		if got[w] < w.n {
+			if got[w] == 0 {
+				if b := e.breakers[w.edge.to.worker]; b != nil {
+					b.Forget()
+				}
+			}
+			e.unreserve(w.edge, w.n-got[w])
+		}
+	}
+	e.mu.Unlock()
+	for _, d := range launch {
+		if err := json.Unmarshal([]byte(d.encoded), &d.headers); err != nil {
+			e.log.ErrorContext(ctx, "Headers unreadable", "message_id", d.id, "err", err)
+		}
+		e.launch(d)
+	}
+	for _, row := range foreign {
+		e.adopt(ctx, e.delivery(row.ID))
+	}
+	return nil
+}
+
+func (e *Engine) delivery(id int64) *delivery {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.inFlight[id]
+}
+
+// wakeQueues wakes the edges of the named queues.
+func (e *Engine) wakeQueues(ctx context.Context, queues []string) error {
+	if len(queues) == 0 {
+		return nil
+	}
+	edges, err := e.catalog.edgesOf(ctx, queues)
+	if err != nil {
+		return fmt.Errorf("find the edges of queues: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, to := range edges {
+		e.awake[to] = struct{}{}
+	}
+	e.pokeFetcher()
+	return nil
+}
+
+func (e *Engine) askReconcile() {
+	select {
+	case e.orphans <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,120 @@
+package queue
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+)
+
+// Housekeeping is ordinary River: a client whose elected leader runs periodic jobs, on a queue of its own.
+type housekeeping struct {
+	client *river.Client[pgx.Tx]
+}
+
+const housekeepingQueue = "housekeeping"
+
+type houseworkArgs struct{}
+
+func (houseworkArgs) Kind() string { return "housework" }
+
+type housework struct {
+	river.WorkerDefaults[houseworkArgs]
+	engine *Engine
+}
+
+// Work does what must be done now and then: partitions for the days to come, keys that are over, and a sign of life for
+// the queues of edges, which River would forget after a day.
+func (h *housework) Work(ctx context.Context, _ *river.Job[houseworkArgs]) error {
+	if err := ensurePartitions(ctx, h.engine.pool); err != nil {
+		return err
+	}
+	if err := h.engine.expireKeys(ctx); err != nil {
+		return err
+	}
+	return h.engine.reportQueues(ctx)
+}
+
+func (h *housework) Timeout(*river.Job[houseworkArgs]) time.Duration { return 10 * time.Minute }
+
+// messageArgs and messageWorker make River's maintenance leave our jobs alone: it discards stuck jobs of kinds that it
+// does not know, and rescues those of kinds that it does, unless their timeout is negative.
+type messageArgs struct {
+	ProcessID string `json:"process_id"`
+}
+
+func (messageArgs) Kind() string { return jobKind }
+
+type messageWorker struct {
+	river.WorkerDefaults[messageArgs]
+}
+
+func (messageWorker) Work(context.Context, *river.Job[messageArgs]) error { return nil }
+
+func (messageWorker) Timeout(*river.Job[messageArgs]) time.Duration { return -1 }
+
+func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &housework{engine: e})
+	river.AddWorker(workers, messageWorker{})
+	client, err := river.NewClient(riverpgxv5.New(e.pool), &river.Config{
+		CompletedJobRetentionPeriod: time.Hour,
+		FetchPollInterval:           30 * time.Second,
+		Logger:                      slog.New(quiet{e.log.Handler()}),
+		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(
+			river.PeriodicInterval(time.Hour),
+			func() (river.JobArgs, *river.InsertOpts) {
+				return houseworkArgs{}, &river.InsertOpts{Queue: housekeepingQueue, UniqueOpts: river.UniqueOpts{ByPeriod: time.Hour}}
+			},
+			&river.PeriodicJobOpts{RunOnStart: true},
+		)},
+		Queues:  map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},
+		Schema:  "river",
+		Workers: workers,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &housekeeping{client}, client.Start(context.WithoutCancel(ctx))
+}
+
+func (h *housekeeping) stop(ctx context.Context) error { return h.client.StopAndCancel(ctx) }
+
+// quiet passes on what River warns of; its comings and goings are not news.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
+}
+
+// expireKeys forgets idempotency keys that are older than their time, some thousands at once.
+func (e *Engine) expireKeys(ctx context.Context) error {
+	for {
+		tag, err := e.pool.Exec(ctx, `
+			delete from sluice.idempotency_key
+			where (tenant_id, digest) in (
+				select tenant_id, digest from sluice.idempotency_key
+				where created_at < now() - $1::interval
+				limit 5000)`, e.config.KeyTTL)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+	}
+}
+
+// reportQueues tells River that the queues of the edges of versions in use are there.
+func (e *Engine) reportQueues(ctx context.Context) error {
+	rows, _ := e.pool.Query(ctx, `
+		select e.id from sluice.edge e
+		join sluice.topology_version v on v.tenant_id = e.tenant_id and v.id = e.version_id
+		where v.retired_at is null order by e.id`)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	_, err = e.pool.Exec(ctx, registerQueuesSQL, ids)
+	return err
+}

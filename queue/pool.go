@@ -1,0 +1,31 @@
+package queue
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Open returns a pool for an engine: its sessions act for all tenants. size is the most connections it opens; an engine
+// that runs messages needs about 12: its committers, fetcher, listener, beat and housekeeping, and a few to spare.
+func Open(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
+	return open(ctx, url, size, map[string]string{"sluice.tenant_id": "*", "application_name": "sluice engine"})
+}
+
+// OpenForTenants returns a pool whose sessions see no tenant until a transaction says for whom it acts. It is small and
+// its statements are short: what people look at must not slow what moves.
+func OpenForTenants(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
+	return open(ctx, url, size, map[string]string{"statement_timeout": "15s", "application_name": "sluice gateway"})
+}
+
+func open(ctx context.Context, url string, size int, settings map[string]string) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = int32(size)
+	for k, v := range settings {
+		config.ConnConfig.RuntimeParams[k] = v
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}

@@ -1,0 +1,227 @@
+// Package queue makes it happen: it turns each edge of a published version into a River queue and moves messages along
+// them.
+//
+// An event is accepted in one transaction: ledger, process, messages, jobs. A runner claims the jobs of the edges that
+// are awake and calls the worker of the node that the edge leads to. Many results are handed off in one statement: each
+// message leaves its edge, its successors stand on the next, the counters of its process and the record of the attempt
+// are written, or none of it. A successor that this runner has room for is claimed at its birth and worked at once;
+// its row is there for the crash and for every other node.
+//
+// The package guarantees that a message is at every instant in one place, that a runner which lost its claim commits
+// nothing, and that the work of a dead runner goes on within seconds. It must not know HTTP of the gateway's side, nor
+// who may do what: callers say for which tenant they act.
+//
+// Read it in the order of the flow: accept.go, fetch.go, deliver.go, handoff.go, and river.go for the statements.
+// lease.go is about dying, catalog.go about what the engine remembers of the configuration.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"sluice/queue/worker"
+)
+
+// Config is what an Engine needs beside its database. The zero value works.
+type Config struct {
+	Logger *slog.Logger // default: discard
+
+	// Name of this process in the list of runners. Default: host name and process id.
+	Name string
+
+	// Slots is how many calls a runner has under way at once. Default 1000. Too few leave workers idle that could take
+	// more; too many cost memory, as each holds a payload.
+	Slots int
+
+	// NodeSlots is how many calls a runner makes at once for a node that does not set its concurrency. Default 100.
+	// Too many let one slow worker take all slots.
+	NodeSlots int
+
+	// Lease is how long a silent runner keeps its claims. Default 10 s: taken over within 12 s. Shorter recovers faster
+	// and makes every runner a zombie when the database stalls for that long. Beat is how often it renews; default a
+	// fifth of Lease.
+	Lease time.Duration
+	Beat  time.Duration
+
+	// Sweep is how often a runner looks for work that nobody told it about. Default 1 s.
+	Sweep time.Duration
+
+	// KeyTTL is how long an idempotency key is remembered at least. Default 24 h.
+	KeyTTL time.Duration
+
+	// Caller calls workers. Default: a [worker.Client] over HTTP.
+	Caller Caller
+}
+
+// Caller calls a worker; [worker.Client] is the one in use. Benchmarks put another in its place, to see the engine alone.
+type Caller interface {
+	Call(ctx context.Context, target worker.Target, request worker.Request) (worker.Result, error)
+}
+
+const (
+	committers   = 2    // connections that commit hand-offs, and as many that commit events
+	flushItems   = 1000 // most results, or events, in one statement
+	flushBytes   = 8 << 20
+	callTimeout  = 30 * time.Second // of one statement of the engine
+	drainGrace   = 30 * time.Second
+	fetchAtOnce  = 500 // most messages claimed by one statement
+	selfStopPart = 0.8 // of the lease: a runner that could not renew for so long starts no call
+)
+
+// Engine accepts events and, once started, runs messages. Any number of engines may share a database.
+type Engine struct {
+	pool    *pgxpool.Pool
+	config  Config
+	log     *slog.Logger
+	catalog *catalog
+	ids     *idBlock
+	clock   *databaseClock
+
+	events  chan *pendingEvent
+	settled chan *settlement
+
+	mu       sync.Mutex // guards what follows
+	running  bool       // claims may be made
+	inFlight map[int64]*delivery
+	slots    int // free ones
+	awake    map[*edge]struct{}
+	breakers map[workerKey]*workerBreaker
+	paused   []*edge // through River
+	current  *life
+
+	wakeFetch chan struct{}
+	wakeAlarm chan time.Duration
+	orphans   chan struct{} // asks the fetcher to reconcile
+	herald    *herald
+	tasks     *housekeeping
+
+	stopFetch context.CancelFunc
+	callCtx   context.Context // of all calls; stored because calls outlive whoever started them
+	cutCalls  context.CancelFunc
+	loops     sync.WaitGroup // fetcher, beat, sentinel, listener
+	calls     sync.WaitGroup
+	commits   sync.WaitGroup
+	accepts   sync.WaitGroup
+}
+
+// New returns an engine on a pool whose sessions act for all tenants (sluice.tenant_id = '*'); [Open] makes one. The
+// engine accepts events at once, and runs messages after [Engine.Start]. [Engine.Stop] ends both.
+func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Name == "" {
+		host, _ := os.Hostname()
+		c.Name = fmt.Sprintf("%s/%d", host, os.Getpid())
+	}
+	c.Slots = orDefault(c.Slots, 1000)
+	c.NodeSlots = orDefault(c.NodeSlots, 100)
+	c.Lease = orDefault(c.Lease, 10*time.Second)
+	c.Beat = orDefault(c.Beat, c.Lease/5)
+	c.Sweep = orDefault(c.Sweep, time.Second)
+	c.KeyTTL = orDefault(c.KeyTTL, 24*time.Hour)
+	if c.Caller == nil {
+		c.Caller = worker.NewClient(worker.Config{})
+	}
+	e := &Engine{
+		pool: pool, config: c, log: c.Logger,
+		catalog:   newCatalog(pool),
+		ids:       &idBlock{pool: pool},
+		clock:     &databaseClock{},
+		events:    make(chan *pendingEvent, 2*flushItems),
+		settled:   make(chan *settlement, flushItems),
+		inFlight:  map[int64]*delivery{},
+		awake:     map[*edge]struct{}{},
+		breakers:  map[workerKey]*workerBreaker{},
+		wakeFetch: make(chan struct{}, 1),
+		wakeAlarm: make(chan time.Duration, 64),
+		orphans:   make(chan struct{}, 1),
+	}
+	e.herald = newHerald(pool, e.log)
+	if err := e.clock.read(ctx, pool); err != nil {
+		return nil, fmt.Errorf("read the database's clock: %w", err)
+	}
+	if err := ensurePartitions(ctx, pool); err != nil {
+		return nil, fmt.Errorf("create partitions: %w", err)
+	}
+	for range committers {
+		e.accepts.Go(e.acceptLoop)
+	}
+	return e, nil
+}
+
+func orDefault[T int | time.Duration](v, byDefault T) T {
+	if v <= 0 {
+		return byDefault
+	}
+	return v
+}
+
+// Start makes the engine a runner: it claims messages until Stop.
+func (e *Engine) Start(ctx context.Context) error {
+	if err := e.beginLife(ctx); err != nil {
+		return fmt.Errorf("begin a runner's life: %w", err)
+	}
+	tasks, err := startHousekeeping(ctx, e)
+	if err != nil {
+		return fmt.Errorf("start housekeeping: %w", err)
+	}
+	e.tasks = tasks
+	loopCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	e.stopFetch = stop
+	e.callCtx, e.cutCalls = context.WithCancel(context.WithoutCancel(ctx))
+	e.mu.Lock()
+	e.running, e.slots = true, e.config.Slots
+	e.mu.Unlock()
+	for range committers {
+		e.commits.Go(e.handOffLoop)
+	}
+	e.loops.Go(func() { e.fetchLoop(loopCtx) })
+	e.loops.Go(func() { e.beatLoop(loopCtx) })
+	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
+	e.loops.Go(func() { e.listenLoop(loopCtx) })
+	return nil
+}
+
+// Stop drains: it takes no more events, claims nothing more, waits for the calls under way, commits their results, and
+// gives back what it still holds. When ctx ends first, calls are cut off and their messages go back to their edges.
+// The caller must not call [Engine.Accept] any more.
+func (e *Engine) Stop(ctx context.Context) error {
+	close(e.events)
+	e.accepts.Wait()
+	var errs []error
+	if e.stopFetch != nil {
+		errs = append(errs, e.stopRunner(ctx))
+	}
+	e.herald.stop()
+	return errors.Join(errs...)
+}
+
+func (e *Engine) stopRunner(ctx context.Context) error {
+	e.mu.Lock()
+	e.running = false
+	e.mu.Unlock()
+	called := make(chan struct{})
+	go func() { e.calls.Wait(); close(called) }()
+	select {
+	case <-called:
+	case <-ctx.Done():
+		e.cutCalls()
+		<-called
+	}
+	close(e.settled)
+	e.commits.Wait()
+	e.cutCalls()
+	e.stopFetch()
+	e.loops.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	return errors.Join(e.tasks.stop(last), e.endLife(last))
+}

@@ -1,0 +1,147 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"sluice/queue/topology"
+	"sluice/queue/worker"
+)
+
+// Errors of the registry of workers.
+var (
+	ErrNoWorker    = errors.New("no worker of that name")
+	ErrWorkerTaken = errors.New("a worker of that name is registered")
+	ErrWorkerUsed  = errors.New("worker is named by topologies in use")
+	ErrBadWorker   = errors.New("worker cannot be registered")
+)
+
+// Worker is a registered worker service.
+type Worker struct {
+	Name       string
+	URL        string
+	CreatedAt  time.Time
+	DownSince  *time.Time // when a runner found that it cannot be reached
+	DownReason *string
+}
+
+// AddWorker registers a worker and returns it with the secret that signs the calls to it, which is not shown again.
+func AddWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by string) (Worker, worker.Secret, error) {
+	if err := checkWorkerURL(address); err != nil {
+		return Worker{}, worker.Secret{}, err
+	}
+	secret := worker.NewSecret()
+	rows, _ := tx.Query(ctx, `
+		insert into sluice.worker (tenant_id, name, url, secrets) values ($1, $2, $3, array[$4])
+		returning name, url, created_at, down_since, down_reason`, tenant, name, address, secret.Reveal())
+	w, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Worker])
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "23505":
+			return w, secret, fmt.Errorf("%w: %s", ErrWorkerTaken, name)
+		case "23514":
+			return w, secret, fmt.Errorf("%w: a name is lower-case letters and digits joined by single dashes, at most 63", ErrBadWorker)
+		}
+	}
+	if err != nil {
+		return w, secret, err
+	}
+	return w, secret, noteChange(ctx, tx, tenant, by, "add-worker", name)
+}
+
+func checkWorkerURL(address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.Fragment != "" {
+		return fmt.Errorf("%w: %q is no http or https URL", ErrBadWorker, address)
+	}
+	return nil
+}
+
+// ListWorkers returns a tenant's workers in order of their names, from the one after the given name.
+func ListWorkers(ctx context.Context, db topology.DB, tenant int64, after string, limit int) ([]Worker, error) {
+	rows, _ := db.Query(ctx, `
+		select name, url, created_at, down_since, down_reason from sluice.worker
+		where tenant_id = $1 and removed_at is null and name > $2
+		order by name limit $3`, tenant, after, limit)
+	return pgx.CollectRows(rows, pgx.RowToStructByName[Worker])
+}
+
+// KnownWorkers tells which of the names are registered.
+func KnownWorkers(ctx context.Context, db topology.DB, tenant int64) (map[string]bool, error) {
+	rows, _ := db.Query(ctx, `select name from sluice.worker where tenant_id = $1 and removed_at is null`, tenant)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	known := make(map[string]bool, len(names))
+	for _, n := range names {
+		known[n] = true
+	}
+	return known, err
+}
+
+// RemoveWorker forgets a worker. One that an enabled version names, or that messages wait for, stays.
+func RemoveWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) error {
+	var users []string
+	if err := tx.QueryRow(ctx, `
+		select coalesce(array_agg(distinct t.name), '{}')
+		from sluice.topology t
+		join sluice.topology_version v on v.tenant_id = t.tenant_id and v.id = t.enabled_version_id
+		where t.tenant_id = $1 and v.graph @? format('$.nodes[*] ? (@.worker == %s)', to_jsonb($2::text))::jsonpath`,
+		tenant, name).Scan(&users); err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return fmt.Errorf("%w: %v; disable them first", ErrWorkerUsed, users)
+	}
+	tag, err := tx.Exec(ctx, `
+		update sluice.worker set removed_at = now() where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name)
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrNoWorker
+	}
+	return noteChange(ctx, tx, tenant, by, "remove-worker", name)
+}
+
+// TestWorker calls an action of a registered worker with a message that belongs to no process.
+func (e *Engine) TestWorker(ctx context.Context, tenant int64, name, action string, headers map[string]string, body []byte) (worker.Result, error) {
+	target, err := e.catalog.worker(ctx, workerKey{tenant, name})
+	if err != nil {
+		return worker.Result{}, err
+	}
+	id := e.clock.newProcessID().String()
+	return e.config.Caller.Call(ctx, target, worker.Request{
+		Action: action, MessageID: id + "-0", CorrelationID: id, Topology: "test", Node: "test", Attempt: 1,
+		Headers: headers, Body: body, Deadline: time.Now().Add(callTimeout),
+	})
+}
+
+// markWorker notes for people that a worker went down, or came back when reason is empty.
+func (e *Engine) markWorker(key workerKey, reason string) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if _, err := e.pool.Exec(ctx, `
+		update sluice.worker
+		set down_since = case when $3 <> '' then coalesce(down_since, now()) end, down_reason = nullif($3, '')
+		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name, reason); err != nil {
+		e.log.WarnContext(ctx, "State of worker not noted", "worker", key.name, "err", err)
+	}
+}
+
+// noteChange records who changed the configuration, and tells every node that it has changed.
+func noteChange(ctx context.Context, tx pgx.Tx, tenant int64, by, action, subject string) error {
+	if _, err := tx.Exec(ctx, `insert into sluice.audit (tenant_id, actor, action, subject) values ($1, $2, $3, $4)`,
+		tenant, by, action, subject); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		insert into sluice.configuration (tenant_id, revision) values ($1, 1)
+		on conflict (tenant_id) do update set revision = sluice.configuration.revision + 1`, tenant)
+	return err
+}

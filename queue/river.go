@@ -1,0 +1,404 @@
+package queue
+
+// This file has every statement that touches River's tables. An edge is a River queue, and a message on it is a row of
+// river_job in River's own format, so that River's UI, client and maintenance work on them; a test compares our rows
+// with those of River's own insert. The rest of the package never names river_job.
+//
+// Three facts shape the statements:
+//   - A statement has one snapshot. What must be read after waiting for a lock is read in a later statement.
+//   - A claim is a job in state running, with the attempt and the runner that claimed it. Whoever commits for a job
+//     names all three; a runner that lost its claim finds no row, writes nothing, and does not disturb its neighbours.
+//   - Locks are taken in one order everywhere: river_job by id, then process by id, then the rest.
+
+import "strconv"
+
+// jobKind is the kind of the jobs that carry messages.
+const jobKind = "message"
+
+// maxAttempts tells River that a message's fate is not its to decide.
+const maxAttempts = 32767
+
+// queueName is the River queue of an edge.
+func queueName(edge int64) string { return "e" + strconv.FormatInt(edge, 10) }
+
+// edgeOfQueue is the inverse of queueName.
+func edgeOfQueue(queue string) (int64, bool) {
+	if len(queue) < 2 || queue[0] != 'e' {
+		return 0, false
+	}
+	id, err := strconv.ParseInt(queue[1:], 10, 64)
+	return id, err == nil && id > 0
+}
+
+// acceptSQL takes events in: ledger, process, messages and jobs. Legs are the edges that leave an event's start node;
+// the first leg's message has the body, the others refer to it.
+//
+// It returns the ordinals of the events that are new. One that is missing was refused by the ledger: its key was used
+// before. Keys are inserted in order, so that two flushes with the same keys wait for each other and do not deadlock.
+const acceptSQL = `
+with event as materialized (
+    select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::bytea[])
+        as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, body)
+), ledger as (
+    insert into sluice.idempotency_key (tenant_id, digest, body_digest, process_id)
+    select tenant_id, digest, body_digest, process_id from event where digest is not null order by tenant_id, digest
+    on conflict do nothing
+    returning process_id
+), fresh as materialized (
+    select * from event where digest is null or process_id in (select process_id from ledger)
+), leg as materialized (
+    select l.*, f.tenant_id, f.process_id, f.headers, f.body
+    from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bool[]) as l(ordinal, id, payload_id, edge_id, claimed)
+    join fresh f using (ordinal)
+), new_process as (
+    insert into sluice.process (tenant_id, id, version_id, node, total, open)
+    select tenant_id, process_id, version_id, node, legs, legs from fresh
+), new_message as (
+    insert into sluice.message (tenant_id, process_id, id, edge_id, payload_id, headers, body)
+    select tenant_id, process_id, id, edge_id, nullif(payload_id, 0), headers::jsonb, case when payload_id = 0 then body end
+    from leg
+), new_job as (
+    insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
+    select id, (case when claimed then 'running' else 'available' end)::river.river_job_state, claimed::int,
+           case when claimed then now() end, case when claimed then array[$16::text] end,
+           jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
+    from leg
+)
+select ordinal from fresh`
+
+// claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads.
+// It must be planned with index scans: see openFetcher.
+const claimSQL = `
+with wanted as (
+    select * from unnest($1::text[], $2::bigint[], $3::int[]) as w(queue, tenant_id, n)
+), picked as (
+    select j.id, w.tenant_id
+    from wanted w
+    cross join lateral (
+        select id from river.river_job
+        where state = 'available' and queue = w.queue and scheduled_at <= now()
+        order by priority, scheduled_at, id
+        limit w.n
+        for update skip locked
+    ) j
+), claimed as (
+    update river.river_job j
+    set state = 'running', attempt = least(j.attempt + 1, 32767), attempted_at = now(), attempted_by = array[$4::text]
+    from picked
+    where j.id = picked.id
+    returning j.id, j.queue, j.attempt, picked.tenant_id, (j.args->>'process_id')::uuid as process_id,
+              coalesce((j.metadata->>'failures')::int, 0) as failures
+)
+select c.id, c.queue, c.attempt, c.process_id, c.failures,
+       m.headers::text as headers, coalesce(m.body, p.body) as body, coalesce(m.payload_id, m.id) as payload_id,
+       coalesce(b.page, 0) as page, coalesce(b.cursor, '') as cursor
+from claimed c
+left join sluice.message m on m.tenant_id = c.tenant_id and m.process_id = c.process_id and m.id = c.id
+left join sluice.message p on p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = m.payload_id
+left join sluice.batch_cursor b on b.tenant_id = c.tenant_id and b.process_id = c.process_id and b.message_id = c.id
+order by c.id`
+
+// handOffSQL is the heart: it completes many messages at their nodes and puts their successors on the next edges, in
+// one statement. done is what was really handed off, and everything else is written for those only.
+//
+// The job of a settled or failed message goes; that of one that stays (retried, unavailable, repeat, page) is put back,
+// or kept by the runner for the next page. A page leaves the claim as it is, so its job says which page is next: sent
+// twice, the statement finds the job changed. A successor is born available, or claimed by the runner that made it.
+const handOffSQL = `
+with item as materialized (
+    select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
+                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[])
+        as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
+             status, duration_us, reason, page, delay_us, failures, cursor, made)
+), gone as (
+    delete from river.river_job j using item i
+    where j.id = any($1::bigint[]) and j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
+    and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
+    returning j.id
+), kept as (
+    update river.river_job j
+    set state = (case i.outcome when 'page' then 'running' when 'unavailable' then 'available'
+                                when 'repeat' then 'scheduled' else 'retryable' end)::river.river_job_state,
+        attempted_at = case i.outcome when 'page' then now() else j.attempted_at end,
+        scheduled_at = case when i.outcome in ('repeat', 'retried') then now() + i.delay_us * interval '1 microsecond'
+                            else j.scheduled_at end,
+        metadata = jsonb_strip_nulls(jsonb_build_object(
+            'failures', nullif(i.failures, 0),
+            'page', nullif(greatest(i.page, 1) + (i.outcome = 'page')::int, 1)))
+    from item i
+    where j.id = any($1::bigint[]) and j.id = i.id and i.outcome in ('page', 'unavailable', 'repeat', 'retried')
+    and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
+    and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
+    returning j.id
+), done as materialized (
+    select i.* from item i join (select id from gone union all select id from kept) d using (id)
+), born as materialized (
+    select n.*, d.tenant_id, d.process_id
+    from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bool[], $21::text[], $22::bytea[])
+        as n(parent_id, id, edge_id, payload_id, claimed, headers, body)
+    join done d on d.id = n.parent_id
+), new_message as (
+    insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
+    select tenant_id, process_id, id, edge_id, parent_id, nullif(payload_id, 0), headers::jsonb, body from born
+), new_job as (
+    insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
+    select id, (case when claimed then 'running' else 'available' end)::river.river_job_state, claimed::int,
+           case when claimed then now() end, case when claimed then array[$23::text] end,
+           jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
+    from born
+), new_attempt as (
+    insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason)
+    select tenant_id, process_id, id, edge_id, runner::bigint, attempt, page, outcome::sluice.outcome,
+           nullif(status, 0), duration_us, nullif(reason, '')
+    from done
+), new_trash as (
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
+    select tenant_id, process_id, id, edge_id, attempt, reason from done where outcome = 'failed'
+), new_cursor as (
+    insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor)
+    select tenant_id, process_id, id, page + 1, cursor from done where outcome = 'page'
+    on conflict (tenant_id, process_id, message_id) do update set page = excluded.page, cursor = excluded.cursor
+), old_cursor as (
+    delete from sluice.batch_cursor c using done d
+    where d.page > 1 and d.outcome in ('done', 'filtered')
+    and c.tenant_id = d.tenant_id and c.process_id = d.process_id and c.message_id = d.id
+), delta as materialized (
+    select tenant_id, process_id, sum(made)::int as made,
+           (count(*) filter (where outcome in ('done', 'filtered')))::int as settled,
+           (count(*) filter (where outcome = 'failed'))::int as failed
+    from done
+    group by tenant_id, process_id
+    having sum(made) > 0 or count(*) filter (where outcome in ('done', 'filtered', 'failed')) > 0
+), locked as materialized (
+    select p.tenant_id, p.id
+    from sluice.process p
+    join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id
+    order by p.id
+    for update of p
+), counted as (
+    update sluice.process p
+    set total = p.total + d.made,
+        open = p.open + d.made - d.settled - d.failed,
+        done = p.done + d.settled,
+        trashed = p.trashed + d.failed,
+        finished_at = case when p.open + d.made - d.settled - d.failed = 0 and p.trashed + d.failed = 0 then now() end
+    from delta d
+    where p.tenant_id = d.tenant_id and p.id = d.process_id
+    and (select count(*) from locked) >= 0  -- a CTE that nobody reads does not run
+)
+select id from done`
+
+// takeIDsSQL takes ids for jobs, and so for messages, from River's sequence.
+const takeIDsSQL = `select array_agg(nextval('river.river_job_id_seq')) from generate_series(1, $1::int)`
+
+// takeOverSQL makes the jobs of runners whose lease is over available to everyone. The scan is bounded by what is in
+// flight, not by what waits.
+const takeOverSQL = `
+with orphan as (
+    select j.id from river.river_job j
+    where j.state = 'running' and j.kind = 'message'
+    and not exists (
+        select from sluice.runner r
+        where r.id::text = j.attempted_by[array_upper(j.attempted_by, 1)] and r.lease_until > clock_timestamp())
+    order by j.id
+    limit 5000
+    for update skip locked
+), freed as (
+    update river.river_job j set state = 'available' from orphan where j.id = orphan.id returning j.queue
+)
+select queue, count(*) from freed group by queue`
+
+// claimsOfSQL lists the jobs that a runner has claimed.
+const claimsOfSQL = `
+select id from river.river_job
+where state = 'running' and kind = 'message' and attempted_by[array_upper(attempted_by, 1)] = $1::text`
+
+// releaseSQL gives claimed jobs back: those in $2, or all of the runner's when $2 is null.
+const releaseSQL = `
+with mine as (
+    select id from river.river_job
+    where state = 'running' and kind = 'message' and attempted_by[array_upper(attempted_by, 1)] = $1::text
+    and ($2::bigint[] is null or id = any($2))
+    order by id
+    for update
+), freed as (
+    update river.river_job j set state = 'available' from mine where j.id = mine.id returning j.queue
+)
+select queue, count(*) from freed group by queue`
+
+// alarmSQL makes the retries that are due available, and alarmNextSQL says how many microseconds from now the next is.
+const (
+	alarmSQL = `
+with due as (
+    select id from river.river_job
+    where state in ('retryable', 'scheduled') and scheduled_at <= now() and kind = 'message'
+    order by scheduled_at
+    limit 5000
+    for update skip locked
+), rung as (
+    update river.river_job j set state = 'available' from due where j.id = due.id returning j.queue
+)
+select distinct queue from rung`
+	alarmNextSQL = `
+select (extract(epoch from min(scheduled_at) - now()) * 1e6)::bigint
+from river.river_job where state in ('retryable', 'scheduled') and scheduled_at > now()`
+)
+
+// sweepSQL lists the queues that have available jobs by stepping from queue to queue through River's fetching index:
+// one probe a queue, however many jobs wait.
+const sweepSQL = `
+with recursive awake as (
+    (select queue from river.river_job where state = 'available' order by queue limit 1)
+    union all
+    select (select j.queue from river.river_job j where j.state = 'available' and j.queue > awake.queue order by j.queue limit 1)
+    from awake where awake.queue is not null
+)
+select queue from awake where queue is not null`
+
+// pausedSQL lists the queues that someone paused through River.
+const pausedSQL = `select name from river.river_queue where paused_at is not null`
+
+// registerQueuesSQL makes the queues of a version's edges known to River, so that its client and UI can list and pause
+// them. River forgets queues that nobody reports for a day, so housekeeping says it again.
+const registerQueuesSQL = `
+insert into river.river_queue (name, updated_at)
+select 'e' || id, now() from unnest($1::bigint[]) as id order by id
+on conflict (name) do update set updated_at = excluded.updated_at`
+
+// cancelledSQL moves the messages whose jobs someone cancelled or discarded through River to the trash: River would
+// delete the jobs after a day, and with them the only ticket.
+const cancelledSQL = `
+with gone as (
+    delete from river.river_job
+    where id in (
+        select id from river.river_job
+        where state in ('cancelled', 'discarded') and finalized_at is not null and kind = 'message'
+        order by id limit 1000 for update skip locked)
+    returning id, queue, attempt, (args->>'process_id')::uuid as process_id
+), ticket as materialized (
+    select e.tenant_id, g.process_id, g.id, e.id as edge_id, g.attempt
+    from gone g join sluice.edge e on e.id = substr(g.queue, 2)::bigint
+), new_trash as (
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
+    select tenant_id, process_id, id, edge_id, attempt, 'its job was cancelled through River' from ticket
+), delta as (
+    select tenant_id, process_id, count(*)::int as n from ticket group by tenant_id, process_id order by process_id
+)
+update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
+from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id`
+
+// resendSQL gives messages of the trash their jobs back: the same message at the same node, attempts counted on. One
+// with an edit is replaced: a new message, child of the failed one, goes on with the edited content and with a key of
+// its own, because a third party that saw the first content under the old key would refuse another.
+const resendSQL = `
+with entry as materialized (
+    delete from sluice.trash t using unnest($2::uuid[], $3::bigint[], $4::bigint[]) as w(process_id, message_id, new_id)
+    where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
+    returning t.*, w.new_id
+), edit as materialized (
+    select e.*, d.headers, d.body from entry e join sluice.decision d on d.tenant_id = e.tenant_id and d.id = e.edit_id
+), new_message as (
+    insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, headers, body)
+    select tenant_id, process_id, new_id, edge_id, message_id, headers, body from edit
+), new_job as (
+    insert into river.river_job (id, state, attempt, args, kind, max_attempts, metadata, queue)
+    select case when edit_id is null then message_id else new_id end, 'available',
+           case when edit_id is null then least(attempt, 32766) else 0 end,
+           jsonb_build_object('process_id', process_id), 'message', 32767,
+           case when edit_id is null and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
+    from entry left join sluice.batch_cursor c using (tenant_id, process_id, message_id)
+), old_cursor as (
+    -- An edited batch message starts from its first page: its cursor belongs to the content before.
+    delete from sluice.batch_cursor c using edit e
+    where c.tenant_id = e.tenant_id and c.process_id = e.process_id and c.message_id = e.message_id
+), new_decision as (
+    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, replaced_by)
+    select tenant_id, process_id, message_id, case when edit_id is null then 'approve' else 'replace' end, $5, $6,
+           case when edit_id is not null then new_id end
+    from entry
+), delta as (
+    select tenant_id, process_id, count(*)::int as n, count(edit_id)::int as replaced
+    from entry group by tenant_id, process_id order by process_id
+), counted as (
+    update sluice.process p
+    set open = p.open + d.n, trashed = p.trashed - d.n, done = p.done + d.replaced, total = p.total + d.replaced
+    from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id
+)
+select process_id, message_id, case when edit_id is null then message_id else new_id end as sent_id, edge_id from entry`
+
+// The statements of terminate run in one transaction: the first locks what can be terminated, so that the second, with
+// a snapshot of its own, sees what the locked rows have become. A message that a runner is calling a worker for loses
+// its job too; the runner's commit then finds no claim and writes nothing.
+const (
+	terminateLockSQL = `
+select id from river.river_job where args @> jsonb_build_object('process_id', $1::uuid) and kind = 'message' order by id for update`
+	terminateSQL = `
+with open as (
+    delete from river.river_job where id = any($3::bigint[]) and args @> jsonb_build_object('process_id', $2::uuid) returning id
+), trashed as (
+    delete from sluice.trash where tenant_id = $1 and process_id = $2 returning message_id
+), new_decision as (
+    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
+    select $1, $2, id, 'terminate', $4, $5 from (select id from open union all select message_id from trashed) gone
+), old_cursor as (
+    delete from sluice.batch_cursor where tenant_id = $1 and process_id = $2
+)
+update sluice.process p
+set open = p.open - o.n, trashed = p.trashed - t.n, terminated = p.terminated + o.n + t.n,
+    finished_at = case when p.open - o.n = 0 and p.trashed - t.n = 0 then coalesce(p.finished_at, now()) end
+from (select count(*)::int as n from open) o, (select count(*)::int as n from trashed) t
+where p.tenant_id = $1 and p.id = $2
+returning o.n + t.n`
+)
+
+// heldBySQL counts what a set of edges holds, by place.
+const heldBySQL = `
+select coalesce(sum(n) filter (where state = 'available'), 0)::bigint,
+       coalesce(sum(n) filter (where state = 'running'), 0)::bigint,
+       coalesce(sum(n) filter (where state in ('retryable', 'scheduled')), 0)::bigint,
+       (select count(*) from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]))
+from (
+    select state, count(*) as n from river.river_job
+    where state in ('available', 'running', 'retryable', 'scheduled') and queue = any(select 'e' || id from unnest($2::bigint[]) as id)
+    group by state
+) place`
+
+// trashOpenSQL moves what waits or retries on the given edges to the trash. What is running is left to finish.
+const trashOpenSQL = `
+with gone as (
+    delete from river.river_job
+    where id in (
+        select id from river.river_job
+        where state in ('available', 'retryable', 'scheduled') and kind = 'message'
+        and queue = any(select 'e' || id from unnest($2::bigint[]) as id)
+        order by id limit 10000 for update skip locked)
+    returning id, queue, attempt, (args->>'process_id')::uuid as process_id
+), new_trash as (
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
+    select $1, process_id, id, substr(queue, 2)::bigint, attempt, $3 from gone
+), new_decision as (
+    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
+    select $1, process_id, id, 'trash', $4, $3 from gone
+), delta as (
+    select process_id, count(*)::int as n from gone group by process_id order by process_id
+), counted as (
+    update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
+    from delta d where p.tenant_id = $1 and p.id = d.process_id
+)
+select count(*) from gone`
+
+// adoptSQL gives a claimed job that another program inserted its process and message. The arguments as text are the
+// body; the job's own then name the process, as every message's do.
+const adoptSQL = `
+with job as (
+    update river.river_job
+    set args = jsonb_build_object('process_id', $3::uuid), kind = 'message', max_attempts = 32767
+    where id = $1 and state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $7::text
+    returning id
+), new_process as (
+    insert into sluice.process (tenant_id, id, version_id, node, total, open) select $2, $3, $4, $5, 1, 1 from job
+)
+insert into sluice.message (tenant_id, process_id, id, edge_id, headers, body)
+select $2, $3, j.id, $6, '{"content-type": "application/json"}', convert_to(j.args::text, 'UTF8')
+from river.river_job j join job using (id)
+returning headers::text, body`

@@ -1,0 +1,169 @@
+package queue
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The sentinel sees what nobody told the runner: leases that are over, retries that are due, edges that woke elsewhere,
+// queues that were paused or jobs that were cancelled through River.
+
+// beatLoop does nothing but renew the lease, so that nothing slow can cost it.
+func (e *Engine) beatLoop(ctx context.Context) {
+	beats := time.NewTicker(e.config.Beat)
+	defer beats.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-beats.C:
+			if err := e.beat(ctx); err != nil && ctx.Err() == nil {
+				e.log.WarnContext(ctx, "Lease not renewed", "err", err)
+			}
+		}
+	}
+}
+
+func (e *Engine) sentinelLoop(ctx context.Context) {
+	watches := time.NewTicker(e.config.Beat)
+	defer watches.Stop()
+	sweeps := time.NewTicker(e.config.Sweep)
+	defer sweeps.Stop()
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	var rings time.Time // when the alarm is set for; zero: not at all
+	set := func(in time.Duration) {
+		if at := time.Now().Add(in); rings.IsZero() || at.Before(rings) {
+			rings = at
+			alarm.Reset(in)
+		}
+	}
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case in := <-e.wakeAlarm:
+			set(in)
+		case <-alarm.C:
+			rings = time.Time{}
+			var next time.Duration
+			if next, err = e.ringAlarm(ctx); err == nil && next > 0 {
+				set(next)
+			}
+		case <-watches.C:
+			err = e.keepWatch(ctx)
+		case <-sweeps.C:
+			var next time.Duration
+			if next, err = e.sweep(ctx); err == nil && next > 0 {
+				set(next)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			e.log.WarnContext(ctx, "Sentinel's round failed", "err", err)
+		}
+	}
+}
+
+// keepWatch looks, a little after each beat so that runners do not do it all at once, for the work of the dead.
+func (e *Engine) keepWatch(ctx context.Context) error {
+	pauseFor(ctx, time.Duration(rand.Int64N(int64(e.config.Beat/8)+1)))
+	if err := e.takeOver(ctx); err != nil {
+		return err
+	}
+	e.askReconcile()
+	e.pokeFetcherAnyway()
+	_, err := e.pool.Exec(ctx, cancelledSQL)
+	return err
+}
+
+// alarmIn asks for the alarm to ring when a retry is due.
+func (e *Engine) alarmIn(d time.Duration) {
+	select {
+	case e.wakeAlarm <- max(d, 0):
+	default: // the sentinel is busy; the sweep sees it
+	}
+}
+
+// ringAlarm puts the due retries back on their edges, and returns how long it is until the next.
+func (e *Engine) ringAlarm(ctx context.Context) (next time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	batch := &pgx.Batch{}
+	var queues []string
+	e.queueAlarm(batch, &queues, &next)
+	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return 0, err
+	}
+	return next, e.wakeQueues(ctx, queues)
+}
+
+func (e *Engine) queueAlarm(batch *pgx.Batch, queues *[]string, next *time.Duration) {
+	batch.Queue(alarmSQL).Query(func(rows pgx.Rows) (err error) {
+		*queues, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	batch.Queue(alarmNextSQL).QueryRow(func(row pgx.Row) error {
+		var micros *int64
+		err := row.Scan(&micros)
+		if micros != nil {
+			*next = max(time.Duration(*micros)*time.Microsecond, time.Millisecond)
+		}
+		return err
+	})
+}
+
+// sweep looks at everything once, in one round trip: retries that are due, edges with available messages, pauses.
+func (e *Engine) sweep(ctx context.Context) (next time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var due, awake, paused []string
+	batch := &pgx.Batch{}
+	e.queueAlarm(batch, &due, &next)
+	batch.Queue(sweepSQL).Query(func(rows pgx.Rows) (err error) {
+		awake, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	batch.Queue(pausedSQL).Query(func(rows pgx.Rows) (err error) {
+		paused, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return 0, err
+	}
+	if err := e.notePaused(ctx, paused); err != nil {
+		return next, err
+	}
+	return next, e.wakeQueues(ctx, slices.Concat(due, awake))
+}
+
+// notePaused stops and restarts edges as their queues were paused and resumed through River.
+func (e *Engine) notePaused(ctx context.Context, queues []string) error {
+	edges, err := e.catalog.edgesOf(ctx, queues)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, to := range e.paused {
+		to.paused = slices.Contains(edges, to)
+	}
+	for _, to := range edges {
+		to.paused = true
+	}
+	e.paused = edges
+	return nil
+}
+
+// pokeFetcherAnyway lets the fetcher look at edges that it could not serve before: a circuit may be ready for a probe.
+func (e *Engine) pokeFetcherAnyway() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.awake) > 0 {
+		e.pokeFetcher()
+	}
+}

@@ -1,0 +1,170 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"sluice/limiter"
+)
+
+// delivery is a message that this runner has claimed.
+type delivery struct {
+	life     *life
+	id       int64
+	attempt  int
+	failures int // attempts used up before this one
+	edge     *edge
+
+	process  uuid.UUID
+	headers  map[string]string
+	encoded  string // headers as stored
+	body     []byte
+	payload  int64 // the message whose row has the body
+	page     int   // of a batch, from 1
+	cursor   string
+	released bool // its slot is free again; guarded by Engine.mu
+}
+
+// load gives a newborn claim its content.
+func (d *delivery) load(process uuid.UUID, headers map[string]string, encoded string, body []byte, payload int64) {
+	d.process, d.headers, d.encoded, d.body, d.payload = process, headers, encoded, body, payload
+}
+
+func (l *life) name() string {
+	if l == nil {
+		return "0"
+	}
+	return l.claimant
+}
+
+// workerBreaker is this runner's circuit to a worker. Guarded by Engine.mu.
+type workerBreaker struct {
+	limiter.Breaker
+}
+
+func (e *Engine) lifeIfRunning() *life {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.running {
+		return nil
+	}
+	return e.current
+}
+
+// room is how many more messages of an edge this runner may claim now. The caller holds the lock.
+func (e *Engine) room(to *edge, now time.Time) int {
+	if !e.running || to.paused {
+		return 0
+	}
+	limit := to.to.Concurrency
+	if limit == 0 {
+		limit = e.config.NodeSlots
+	}
+	n := min(e.slots, limit-to.to.calls)
+	if n <= 0 {
+		return 0
+	}
+	if b := e.breakers[to.to.worker]; b != nil {
+		return b.Room(now, n)
+	}
+	return n
+}
+
+// reserve takes n slots of an edge's node. The caller holds the lock and has asked room.
+func (e *Engine) reserve(to *edge, n int) {
+	e.slots -= n
+	to.to.calls += n
+	e.calls.Add(n)
+	if b := e.breakers[to.to.worker]; b != nil && n > 0 {
+		b.Start()
+	}
+}
+
+// unreserve gives slots back that were taken for calls that are over, or never were. The caller holds the lock.
+func (e *Engine) unreserve(to *edge, n int) {
+	if n == 0 {
+		return
+	}
+	e.slots += n
+	to.to.calls -= n
+	e.calls.Add(-n)
+	if len(e.awake) > 0 {
+		e.pokeFetcher()
+	}
+}
+
+// claimBirth takes a slot for a message that is about to be born on an edge, if this runner has room and nothing waits
+// there that came before. It registers the claim before it is sent to the database, so that reconcile never takes it
+// for an orphan. The claim ends in launch or abandon.
+func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
+	if l == nil {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if l != e.current || to.backlog || e.room(to, time.Now()) == 0 {
+		return nil
+	}
+	if _, waits := e.awake[to]; waits {
+		return nil
+	}
+	e.reserve(to, 1)
+	d := &delivery{life: l, id: id, attempt: 1, edge: to}
+	if to.to.isBatch() {
+		d.page = 1
+	}
+	e.inFlight[id] = d
+	return d
+}
+
+// launch starts the call of a claimed message.
+func (e *Engine) launch(d *delivery) { go e.deliver(d) }
+
+// abandon gives up a claim that did not come to be, or whose fate is unknown.
+func (e *Engine) abandon(d *delivery) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.forget(d)
+	if b := e.breakers[d.edge.to.worker]; b != nil {
+		b.Forget()
+	}
+	e.release(d)
+}
+
+// release frees a delivery's slot: its call is over. The caller holds the lock.
+func (e *Engine) release(d *delivery) {
+	if !d.released {
+		d.released = true
+		e.unreserve(d.edge, 1)
+	}
+}
+
+// forget ends a delivery: its result is committed, or lost to another claim. The caller holds the lock.
+func (e *Engine) forget(d *delivery) {
+	if e.inFlight[d.id] == d {
+		delete(e.inFlight, d.id)
+	}
+}
+
+// arrived notes that a message waits on an edge: the fetcher looks, and if this process does not run messages or has no
+// room, others are told.
+func (e *Engine) arrived(to *edge) {
+	e.mu.Lock()
+	busy := e.room(to, time.Now()) == 0
+	if e.running {
+		e.awake[to] = struct{}{}
+		e.pokeFetcher()
+	}
+	e.mu.Unlock()
+	if busy {
+		e.herald.tell(to.queue)
+	}
+}
+
+func (e *Engine) pokeFetcher() {
+	select {
+	case e.wakeFetch <- struct{}{}:
+	default:
+	}
+}
