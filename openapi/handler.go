@@ -1,0 +1,245 @@
+package openapi
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"unicode/utf8"
+)
+
+// Config is what Handler may be told. Its zero value works.
+type Config struct {
+	// Logger gets what went wrong on this side. Nil discards it.
+	Logger *slog.Logger
+	// Translate turns an error of the domain into the problem that it is for the client, or nil when it does not know
+	// it: then it is logged and told as an internal error. So handlers return errors as they are.
+	Translate func(error) *Problem
+	// MaxHeaderBytes is how much all headers of a request may take together; 0 is 64 KiB. The server's own limit must
+	// be above it, for what the server refuses it refuses in plain text.
+	MaxHeaderBytes int
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Translate == nil {
+		c.Translate = func(error) *Problem { return nil }
+	}
+	if c.MaxHeaderBytes == 0 {
+		c.MaxHeaderBytes = 64 << 10
+	}
+	return c
+}
+
+// Handler is what every request goes through on its way to mux. It gives the request an id, refuses what no handler
+// could take (text that is not UTF-8 or has a NUL in it, which Postgres would refuse later), turns the mux's own plain
+// answers into problems, and recovers panics.
+func Handler(mux *http.ServeMux, c Config) http.Handler {
+	c = c.withDefaults()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{id: requestID(r), config: &c, method: r.Method}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		x.pattern = &r.Pattern
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = &body{r.Body}
+		}
+		aw := &answer{ResponseWriter: w, r: r}
+		aw.Header().Set("X-Request-Id", x.id)
+		aw.Header().Set("X-Content-Type-Options", "nosniff")
+		defer aw.rescue(x)
+		if p := refuse(r, c.MaxHeaderBytes); p != nil {
+			WriteProblem(w, r, p)
+			return
+		}
+		mux.ServeHTTP(aw, r)
+	})
+}
+
+// refuse returns what is wrong with a request whatever its handler is.
+func refuse(r *http.Request, maxHeaderBytes int) *Problem {
+	if !wellFormed(r.URL.Path) {
+		return InvalidRequest.Because("the path is not UTF-8 text")
+	}
+	if r.URL.RawQuery != "" {
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			return InvalidRequest.Because("the query is not well formed")
+		}
+		for name, values := range query {
+			if !wellFormed(name) || !wellFormed(strings.Join(values, "")) {
+				return InvalidRequest.Because("the query is not UTF-8 text")
+			}
+		}
+	}
+	size := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, v := range values {
+			size += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	if size > maxHeaderBytes {
+		return HeadersTooLarge.Because("the headers take %d bytes together, %d are allowed", size, maxHeaderBytes)
+	}
+	return nil
+}
+
+// wellFormed tells whether Postgres would take s as text.
+func wellFormed(s string) bool {
+	return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
+}
+
+// exchange is what is known of the request that a context belongs to.
+type exchange struct {
+	id      string
+	config  *Config
+	method  string
+	pattern *string // set by the mux
+}
+
+type exchangeKey struct{}
+
+// adrift stands for a request that did not come through Handler: in tests, mostly.
+var adrift = func() *exchange {
+	c := Config{}.withDefaults()
+	return &exchange{config: &c, pattern: new(string)}
+}()
+
+func exchangeOf(ctx context.Context) *exchange {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return x
+	}
+	return adrift
+}
+
+func (x *exchange) log(ctx context.Context, msg string, err error, more ...slog.Attr) {
+	attrs := append([]slog.Attr{
+		slog.String("request_id", x.id), slog.String("method", x.method), slog.String("route", *x.pattern), slog.Any("err", err),
+	}, more...)
+	x.config.Logger.LogAttrs(ctx, slog.LevelError, msg, attrs...)
+}
+
+// RequestID returns the id of the request that ctx belongs to. The client may choose it with the header X-Request-Id.
+func RequestID(ctx context.Context) string { return exchangeOf(ctx).id }
+
+func requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 64 && strings.Trim(id, idChars) == "" {
+		return id
+	}
+	return rand.Text()
+}
+
+const idChars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_."
+
+// body marks the errors of reading a request's body as what they are: the client's.
+type body struct{ io.ReadCloser }
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &bodyError{err}
+	}
+	return n, err
+}
+
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "read the body: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+
+// bodyProblem returns the problem that an error of reading a request's body is, or nil for other errors.
+func bodyProblem(err error) *Problem {
+	var tooLarge *http.MaxBytesError // of a reader that the handler put around the body
+	if errors.As(err, &tooLarge) {
+		return PayloadTooLarge.Because("the body is larger than %d bytes", tooLarge.Limit)
+	}
+	var broken *bodyError
+	if !errors.As(err, &broken) {
+		return nil
+	}
+	var timeout net.Error
+	if errors.As(broken.err, &timeout) && timeout.Timeout() {
+		return RequestTimeout.Because("the body did not arrive in time")
+	}
+	return InvalidRequest.Because("the body ended early or is badly framed")
+}
+
+// answer watches an answer go out: whether it began, and whether it is one that the mux itself gives in plain text.
+type answer struct {
+	http.ResponseWriter
+	r        *http.Request
+	began    bool
+	replaced bool
+	lost     bool
+}
+
+// Unwrap lets http.ResponseController reach what is below.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answer) WriteHeader(status int) {
+	if status < http.StatusOK || a.began {
+		a.ResponseWriter.WriteHeader(status)
+		return
+	}
+	a.began = true
+	if status >= http.StatusBadRequest && a.r.Pattern == "" { // no handler was found
+		a.replaced = true
+		WriteProblem(a.ResponseWriter, a.r, a.noRoute(status))
+		return
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) noRoute(status int) *Problem {
+	switch status {
+	case http.StatusNotFound:
+		return NotFound.Because("there is nothing at this path")
+	case http.StatusMethodNotAllowed:
+		return MethodNotAllowed.Because("this path takes %s", a.Header().Get("Allow"))
+	default:
+		return kindOf(status).problem("")
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (a *answer) Write(p []byte) (int, error) {
+	a.began = true
+	if a.replaced {
+		return len(p), nil
+	}
+	n, err := a.ResponseWriter.Write(p)
+	a.lost = a.lost || err != nil
+	return n, err
+}
+
+// Flush implements http.Flusher.
+func (a *answer) Flush() {
+	a.began = true
+	_ = http.NewResponseController(a.ResponseWriter).Flush() // a writer that cannot flush does not buffer
+}
+
+// rescue turns a panic into a problem, or cuts the connection when the answer has begun, so that a half answer is not
+// taken for a whole one.
+func (a *answer) rescue(x *exchange) {
+	v := recover()
+	switch {
+	case v == nil:
+		return
+	case v == http.ErrAbortHandler || a.lost: // huma panics when the client is gone
+		panic(http.ErrAbortHandler)
+	}
+	x.log(a.r.Context(), "Handler panicked", fmt.Errorf("%v", v), slog.String("stack", string(debug.Stack())))
+	if a.began {
+		panic(http.ErrAbortHandler)
+	}
+	WriteProblem(a.ResponseWriter, a.r, Internal.problem(""))
+}
