@@ -1,0 +1,94 @@
+package topology_test
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"sluice/queue/topology"
+)
+
+// A reviewer sees what came, what went and what is different, and nothing else.
+func TestDiff(t *testing.T) {
+	t.Parallel()
+	a, err := topology.Parse("a", []byte(`
+topology: orders
+description: Orders
+nodes:
+  inbox: {kind: start, followers: [check, old]}
+  check: {kind: custom, worker: shop, timeout: 30s, followers: [store, audit]}
+  store: {kind: custom, worker: shop, concurrency: 5}
+  audit: {kind: custom, worker: shop}
+  old: {kind: batch, worker: shop, application: stripe}
+`))
+	ok(t, err)
+	b, err := topology.Parse("b", []byte(`
+topology: orders
+description: Orders from the shop
+nodes:
+  audit: {kind: custom, worker: shop, action: audit}
+  check: {kind: custom, worker: shop, timeout: 1m, retry: {attempts: 3, jitter: 0.2}, followers: [audit, new, store]}
+  inbox: {kind: start, followers: [check]}
+  new: {kind: custom, worker: crm, retry: {max: 1h}, followers: [last]}
+  last: {kind: custom, worker: crm}
+  store: {kind: connector, worker: shop, application: hubspot}
+`))
+	ok(t, err)
+	changes := topology.Diff(a, b)
+	want := `~ description: Orders -> Orders from the shop
+~ node check
+~   timeout: 30s -> 1m
+~   retry.attempts: 10 -> 3
++   followers: new
+~ node inbox
+-   followers: old
++ node new
++   kind: custom
++   worker: crm
++   retry.max: 1h
++   followers: last
++ node last
++   kind: custom
++   worker: crm
+~ node store
+~   kind: custom -> connector
++   application: hubspot
+-   concurrency: 5
+- node old
+-   kind: batch
+-   worker: shop
+-   application: stripe
+`
+	if got := topology.DiffText(changes); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	got, err := json.Marshal(changes[1:4])
+	ok(t, err)
+	if want := `[{"op":"changed","node":"check","field":"timeout","from":"30s","to":"1m"},` +
+		`{"op":"changed","node":"check","field":"retry.attempts","from":"10","to":"3"},` +
+		`{"op":"added","node":"check","field":"followers","to":"new"}]`; string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// The order of nodes and followers is no difference, and every difference has its
+// mirror image the other way round.
+func TestDiffIsFair(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := graphs.Draw(t, "a"), graphs.Draw(t, "b")
+		if there, back := len(topology.Diff(a, b)), len(topology.Diff(b, a)); there != back {
+			t.Fatalf("%d changes there, %d back", there, back)
+		}
+		mixed := a
+		mixed.Nodes = rapid.Permutation(slices.Clone(a.Nodes)).Draw(t, "nodes")
+		for i := range mixed.Nodes {
+			mixed.Nodes[i].Followers = rapid.Permutation(slices.Clone(mixed.Nodes[i].Followers)).Draw(t, "followers")
+		}
+		if changes := topology.Diff(a, mixed); changes != nil {
+			t.Fatalf("got %v", changes)
+		}
+	})
+}

@@ -1,0 +1,168 @@
+package topology
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Format writes a graph as a topology file, with only what differs from the
+// defaults. Parse reads it back as the same graph; an invalid graph is refused.
+func Format(g Graph) ([]byte, error) {
+	if err := g.Validate(); err != nil {
+		return nil, fmt.Errorf("format: %w", err)
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "topology: %s\n", scalar(g.Name))
+	writeDescription(&b, g.Description)
+	b.WriteString("nodes:\n")
+	for _, n := range g.Nodes {
+		fmt.Fprintf(&b, "  %s:\n", scalar(n.Name))
+		inRetry := false
+		for _, s := range settings(n) {
+			if s.standard {
+				continue
+			}
+			name, ofRetry := strings.CutPrefix(s.field, "retry.")
+			if ofRetry && !inRetry {
+				b.WriteString("    retry:\n")
+				inRetry = true
+			}
+			if ofRetry {
+				b.WriteString("  ")
+			}
+			value := s.value
+			if s.text {
+				value = scalar(value)
+			}
+			fmt.Fprintf(&b, "    %s: %s\n", name, value)
+		}
+		writeFollowers(&b, n.Followers)
+	}
+	return b.Bytes(), nil
+}
+
+// setting is one field of a node, as it stands in a file.
+type setting struct {
+	field    string
+	value    string // empty if the node has none
+	text     bool   // may need quotes
+	standard bool   // what the node has if the file says nothing
+}
+
+// settings lists the fields of a node except its followers, in the order of the
+// file format. Format and Diff both live on it.
+func settings(n Node) []setting {
+	list := []setting{
+		{"kind", string(n.Kind), true, false},
+		{"worker", n.Worker, true, n.Worker == ""},
+		{"action", n.Action, true, n.Action == n.Name || n.Action == ""},
+		{"application", n.Application, true, n.Application == ""},
+	}
+	if !n.Kind.CallsWorker() {
+		return list
+	}
+	concurrency := ""
+	if n.Concurrency != 0 {
+		concurrency = strconv.Itoa(n.Concurrency)
+	}
+	r, d := n.Retry, defaultRetry
+	return append(list,
+		setting{"timeout", n.Timeout.String(), false, n.Timeout == defaultTimeout},
+		setting{"concurrency", concurrency, false, concurrency == ""},
+		setting{"retry.attempts", strconv.Itoa(r.Attempts), false, r.Attempts == d.Attempts},
+		setting{"retry.initial", r.Initial.String(), false, r.Initial == d.Initial},
+		setting{"retry.factor", decimals(r.Factor), false, r.Factor == d.Factor},
+		setting{"retry.max", r.Max.String(), false, r.Max == d.Max},
+		setting{"retry.jitter", decimals(r.Jitter), false, r.Jitter == d.Jitter},
+		setting{"retry.retry_after", string(r.RetryAfter), false, r.RetryAfter == d.RetryAfter},
+		setting{"retry.outage", string(r.Outage), false, r.Outage == d.Outage},
+	)
+}
+
+func decimals(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// writeDescription keeps paragraphs readable where YAML lets them through as they are.
+func writeDescription(b *bytes.Buffer, text string) {
+	if text == "" {
+		return
+	}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if len(lines) == 1 || strings.ContainsFunc(text, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
+		fmt.Fprintf(b, "description: %s\n", scalar(text))
+		return
+	}
+	for i, line := range lines {
+		if line != strings.TrimSpace(line) || line == "" && (i == 0 || i == len(lines)-1) {
+			fmt.Fprintf(b, "description: %s\n", scalar(text))
+			return
+		}
+	}
+	keep := "|-"
+	if strings.HasSuffix(text, "\n") {
+		keep = "|"
+	}
+	fmt.Fprintf(b, "description: %s\n", keep)
+	for _, line := range lines {
+		if line != "" {
+			line = "  " + line
+		}
+		b.WriteString(line + "\n")
+	}
+}
+
+// writeFollowers keeps a few on one line, and gives many a line each.
+func writeFollowers(b *bytes.Buffer, followers []string) {
+	if len(followers) == 0 {
+		return
+	}
+	names := make([]string, len(followers))
+	for i, name := range followers {
+		names[i] = scalar(name)
+	}
+	if line := strings.Join(names, ", "); len(line) <= 80 {
+		fmt.Fprintf(b, "    followers: [%s]\n", line)
+		return
+	}
+	b.WriteString("    followers:\n")
+	for _, name := range names {
+		fmt.Fprintf(b, "      - %s\n", name)
+	}
+}
+
+var (
+	// plain texts need no quotes with any reader of YAML, old or new.
+	plain = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9._~/ ()-]*[A-Za-z0-9._~/()-])?$`)
+	// spoken words are truth values or nothing to some of them.
+	spoken = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`)
+)
+
+func scalar(text string) string {
+	if plain.MatchString(text) && !spoken.MatchString(text) {
+		return text
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, c := range text {
+		switch {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(c)
+		case c == '\n':
+			b.WriteString(`\n`)
+		case c == '\t':
+			b.WriteString(`\t`)
+		case unicode.IsPrint(c):
+			b.WriteRune(c)
+		case c <= 0xffff:
+			fmt.Fprintf(&b, `\u%04X`, c)
+		default:
+			fmt.Fprintf(&b, `\U%08X`, c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

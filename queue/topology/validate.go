@@ -1,0 +1,268 @@
+package topology
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Syntax of the texts in a topology; the JSON Schema shows the same expressions.
+// An action is a relative path of whole segments: no "//", no "." and "..".
+const (
+	nameSyntax     = `^[a-z0-9]+(-[a-z0-9]+)*$`
+	actionSyntax   = `^` + segmentSyntax + `(/` + segmentSyntax + `)*/?$`
+	segmentSyntax  = `(\.{0,2}[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.{3,}[A-Za-z0-9._~-]*)`
+	durationSyntax = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+)
+
+var (
+	nameExpression     = regexp.MustCompile(nameSyntax)
+	actionExpression   = regexp.MustCompile(actionSyntax)
+	durationExpression = regexp.MustCompile(durationSyntax)
+)
+
+// Bounds of the settings. The rules, the JSON Schema and the messages share them.
+const (
+	maxName        = 63
+	maxDescription = 2000
+	maxAction      = 200
+)
+
+var (
+	timeoutBounds     = bounds[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
+	concurrencyBounds = bounds[int]{1, 10000}
+	attemptsBounds    = bounds[int]{1, 1000}
+	initialBounds     = bounds[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
+	factorBounds      = bounds[float64]{1, 10}
+	maxBounds         = bounds[Duration]{Duration(time.Millisecond), Duration(24 * time.Hour)}
+	jitterBounds      = bounds[float64]{0, 1}
+)
+
+type bounds[T int | float64 | Duration] struct{ least, most T }
+
+func (b bounds[T]) String() string { return fmt.Sprintf("%v to %v", b.least, b.most) }
+
+// Validate checks a graph that does not come from a file by the rules that Parse
+// holds files to. What it returns is nil or an *InvalidError.
+func (g Graph) Validate() error {
+	r := newReport("")
+	check(g, r)
+	return r.err()
+}
+
+// CheckWorkers reads a file once more and reports all that is wrong with it, the
+// workers that are not among the known ones included. Those are only known to the
+// server, which calls it after Parse; nil or an *InvalidError comes back.
+func CheckWorkers(file string, data []byte, known []string) error {
+	g, r := parse(file, data)
+	g.checkWorkers(known, r)
+	return r.err()
+}
+
+// CheckWorkers is for a graph that was read earlier: workers come and go.
+func (g Graph) CheckWorkers(known []string) error {
+	r := newReport("")
+	r.names = nodeNames(g)
+	g.checkWorkers(known, r)
+	return r.err()
+}
+
+func (g Graph) checkWorkers(known []string, r *report) {
+	registered := make(map[string]bool, len(known))
+	for _, name := range known {
+		registered[name] = true
+	}
+	for i, n := range g.Nodes {
+		if n.Worker == "" || registered[n.Worker] || !isName(n.Worker) || r.full() {
+			continue
+		}
+		register := fmt.Sprintf("register it with `sluice worker add %s URL`", n.Worker)
+		if near := nearest(n.Worker, known); near != "" {
+			register = fmt.Sprintf("did you mean %q? Or %s", near, register)
+		}
+		r.add(place{node: i, field: "worker"}, fmt.Sprintf("no worker named %q", n.Worker), register)
+	}
+}
+
+// check puts all rules to a graph.
+func check(g Graph, r *report) {
+	r.names = nodeNames(g)
+	checkTopology(g, r)
+	if len(g.Nodes) > MaxNodes {
+		return // the report says so already; the rest would only cost time
+	}
+	for i, n := range g.Nodes {
+		checkNode(i, n, r)
+	}
+	checkEdges(g, r)
+}
+
+func nodeNames(g Graph) []string {
+	names := make([]string, len(g.Nodes))
+	for i, n := range g.Nodes {
+		names[i] = n.Name
+	}
+	return names
+}
+
+func checkTopology(g Graph, r *report) {
+	at := place{node: topologyItself, field: "topology"}
+	switch {
+	case r.broken[at]:
+	case g.Name == "":
+		r.add(at, "the topology has no name", "add a line such as `topology: orders`")
+	default:
+		checkName(at, "topology name", g.Name, r)
+	}
+
+	at.field = "description"
+	switch {
+	case !utf8.ValidString(g.Description):
+		r.add(at, "the description is not valid UTF-8", "write it in UTF-8")
+	case strings.ContainsFunc(g.Description, isControl):
+		r.add(at, "the description holds control characters", "keep to text, tabs and line feeds")
+	case utf8.RuneCountInString(g.Description) > maxDescription:
+		r.add(at, fmt.Sprintf("the description is longer than %d characters", maxDescription), "keep it short, the rest belongs into a document")
+	}
+
+	at.field = "nodes"
+	switch {
+	case r.broken[at]:
+	case len(g.Nodes) == 0:
+		r.add(at, "the topology has no nodes", "add a start node and what follows it under `nodes:`")
+	case len(g.Nodes) > MaxNodes:
+		r.add(at, fmt.Sprintf("more than %d nodes", MaxNodes), "split it into several topologies")
+	}
+}
+
+func isControl(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }
+
+func isName(s string) bool { return len(s) <= maxName && nameExpression.MatchString(s) }
+
+func checkName(at place, what, name string, r *report) {
+	if isName(name) {
+		return
+	}
+	r.add(at, fmt.Sprintf("%s %s is not a name", what, quoted(name)),
+		fmt.Sprintf("use lower-case letters and digits, joined by single hyphens, at most %d characters", maxName))
+}
+
+// checkNode looks at one node by itself.
+func checkNode(i int, n Node, r *report) {
+	if !r.broken[place{node: i, field: "name"}] {
+		checkName(place{node: i}, "node name", n.Name, r)
+	}
+	if r.broken[place{node: i}] {
+		return
+	}
+	at := func(field string) place { return place{node: i, field: field} }
+	switch {
+	case r.broken[at("kind")]:
+	case n.Kind == "":
+		r.add(at("kind"), "the node has no kind", "add `kind:` with one of "+strings.Join(kindNames(), ", "))
+	case n.Kind.traits() == nil:
+		r.add(at("kind"), "unknown kind "+quoted(string(n.Kind)),
+			meant(string(n.Kind), kindNames(), "kinds are "+strings.Join(kindNames(), ", ")))
+	case n.Kind.CallsWorker():
+		checkCalls(n, at, r)
+	default:
+		checkStart(n, at, r)
+	}
+	checkApplication(n, at, r)
+}
+
+// checkStart: a start node only hands on what comes in.
+func checkStart(n Node, at func(string) place, r *report) {
+	for _, setting := range []struct {
+		field string
+		given bool
+	}{
+		{"worker", n.Worker != ""},
+		{"action", n.Action != ""},
+		{"timeout", n.Timeout != 0},
+		{"concurrency", n.Concurrency != 0},
+		{"retry", n.Retry != Retry{}},
+	} {
+		if setting.given {
+			refuseOnStart(at(setting.field), r)
+		}
+	}
+	if len(n.Followers) == 0 && !r.broken[at("followers")] {
+		r.add(at("followers"), "the start node has no followers", "add `followers:` with the nodes that its events go to")
+	}
+}
+
+func refuseOnStart(at place, r *report) {
+	r.add(at, fmt.Sprintf("a start node calls no worker, so it has no %s", at.field), "remove the line, or move it to a follower")
+}
+
+func checkApplication(n Node, at func(string) place, r *report) {
+	if n.Application == "" || r.broken[at("application")] {
+		return
+	}
+	if n.Kind.traits() != nil && !n.Kind.traits().application {
+		r.add(at("application"), fmt.Sprintf("a %s node has no application", n.Kind),
+			"remove the line, or make it `kind: connector` or `kind: batch`")
+		return
+	}
+	checkName(at("application"), "application", n.Application, r)
+}
+
+// checkCalls looks at the settings of a node that calls a worker.
+func checkCalls(n Node, at func(string) place, r *report) {
+	if n.Worker == "" {
+		if !r.broken[at("worker")] {
+			r.add(at("worker"), fmt.Sprintf("a %s node needs a worker", n.Kind), "add `worker:` with the name of a registered worker")
+		}
+	} else {
+		checkName(at("worker"), "worker name", n.Worker, r)
+	}
+	if !r.broken[at("action")] && (len(n.Action) > maxAction || !actionExpression.MatchString(n.Action)) {
+		r.add(at("action"), fmt.Sprintf("action %s is not a path on the worker", quoted(n.Action)),
+			fmt.Sprintf("use letters, digits and - . _ ~ between single slashes, none in front, no . or .. as a part, at most %d characters", maxAction))
+	}
+	if n.Concurrency != 0 {
+		within(at("concurrency"), n.Concurrency, concurrencyBounds, r)
+	}
+	within(at("timeout"), n.Timeout, timeoutBounds, r)
+	checkRetry(n.Retry, at, r)
+}
+
+func checkRetry(retry Retry, at func(string) place, r *report) {
+	within(at("retry.attempts"), retry.Attempts, attemptsBounds, r)
+	within(at("retry.factor"), retry.Factor, factorBounds, r)
+	within(at("retry.jitter"), retry.Jitter, jitterBounds, r)
+	inOrder := within(at("retry.initial"), retry.Initial, initialBounds, r)
+	inOrder = within(at("retry.max"), retry.Max, maxBounds, r) && inOrder
+	if inOrder && retry.Initial > retry.Max {
+		r.add(at("retry.max"), fmt.Sprintf("retry.max %s is shorter than retry.initial %s", retry.Max, retry.Initial),
+			"make max at least as long as initial")
+	}
+	oneOf(at("retry.retry_after"), string(retry.RetryAfter), r, string(RetryAfterHonour), string(RetryAfterIgnore))
+	oneOf(at("retry.outage"), string(retry.Outage), r, string(OutageWait), string(OutageCount))
+}
+
+// within also refuses what is not a number, which no comparison holds for.
+func within[T int | float64 | Duration](at place, value T, bounds bounds[T], r *report) bool {
+	if value >= bounds.least && value <= bounds.most {
+		return true
+	}
+	if !r.broken[at] {
+		r.add(at, fmt.Sprintf("%s %v is out of range", at.field, value), "use "+bounds.String())
+	}
+	return false
+}
+
+func oneOf(at place, value string, r *report, choices ...string) {
+	for _, choice := range choices {
+		if value == choice {
+			return
+		}
+	}
+	if !r.broken[at] {
+		r.add(at, fmt.Sprintf("%s is %s", at.field, quoted(value)), "use one of "+strings.Join(choices, ", "))
+	}
+}
