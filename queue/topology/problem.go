@@ -171,56 +171,53 @@ func meant(word string, candidates []string, advice string) string {
 	return advice
 }
 
+// longestWord bounds what is compared letter by letter; names are shorter.
+const longestWord = 64
+
 // nearest is the candidate with the fewest slips of the pen to the word, of two
 // with equally many the first, and none if they have little in common.
 func nearest(word string, candidates []string) string {
-	const longest = 64
-	if word == "" || len(word) > longest {
+	if len(word) > longestWord {
 		return ""
 	}
-	word = plainer(word)
 	best, distance := "", 1+min(3, len(word)/3)
 	for _, candidate := range candidates {
-		if len(candidate) > longest {
+		if len(candidate) > longestWord {
 			continue
 		}
-		if d := slips(word, plainer(candidate), distance); d < distance {
+		if d := slips(word, candidate, distance); d < distance {
 			best, distance = candidate, d
 		}
 	}
 	return best
 }
 
-func plainer(word string) string {
-	return strings.ReplaceAll(strings.ToLower(word), "_", "-")
-}
-
-// slips counts the letters to add, drop, change or swap between a and b. It gives
-// up at the limit, which keeps it to a narrow band of the table.
+// slips counts the letters to add, drop, change or swap between a and b, which are
+// at most longestWord long. It gives up at the limit, which keeps it to a narrow
+// band of the table: a hostile file makes a hundred thousand comparisons.
 func slips(a, b string, limit int) int {
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
 		return limit
 	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	var rows [3][longestWord + 2]int
+	before, last, row := &rows[0], &rows[1], &rows[2]
 	for j := range last {
 		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
 		from, to := max(1, i-limit), min(len(b), i+limit)
-		for j := range row {
-			row[j] = limit
-		}
+		row[from-1], row[to+1] = limit, limit // the edges of the band
 		if from == 1 {
 			row[0] = i
 		}
-		least := limit
+		least := row[from-1]
 		for j := from; j <= to; j++ {
 			change := 1
-			if a[i-1] == b[j-1] {
+			if sameLetter(a[i-1], b[j-1]) {
 				change = 0
 			}
 			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+			if i > 1 && j > 1 && sameLetter(a[i-1], b[j-2]) && sameLetter(a[i-2], b[j-1]) {
 				row[j] = min(row[j], before[j-2]+1)
 			}
 			least = min(least, row[j])
@@ -232,3 +229,22 @@ func slips(a, b string, limit int) int {
 	}
 	return min(last[len(b)], limit)
 }
+
+// sameLetter overlooks capitals, and which of - and _ joins the words.
+func sameLetter(a, b byte) bool {
+	return plainer[a] == plainer[b]
+}
+
+var plainer = func() (table [256]byte) {
+	for i := range table {
+		c := byte(i)
+		switch {
+		case c >= 'A' && c <= 'Z':
+			c += 'a' - 'A'
+		case c == '_':
+			c = '-'
+		}
+		table[i] = c
+	}
+	return table
+}()
