@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -75,21 +76,16 @@ type Decision struct {
 // Messages lists the messages of a process in the order of their birth, from the one after the given number. A process
 // that does not exist has none.
 func Messages(ctx context.Context, db DB, tenant int64, process uuid.UUID, after int64, limit int) ([]Message, error) {
-	rows, _ := db.Query(ctx, messagesSQL+`
-		where m.tenant_id = $1 and m.process_id = $2 and m.id > $3
-		order by m.id limit $4`, tenant, process, after, limit)
+	rows, _ := db.Query(ctx, messagesSQL, tenant, process, after, int64(math.MaxInt64), limit)
 	return pgx.CollectRows(rows, toMessage)
 }
 
 // FindMessage returns a message with what happened to it, or [ErrNotFound].
-func FindMessage(ctx context.Context, db DB, tenant int64, id MessageID) (Detail, error) {
-	rows, _ := db.Query(ctx, messagesSQL+`
-		where m.tenant_id = $1 and m.process_id = $2 and m.id = $3`, tenant, id.Process, id.Number)
-	m, err := pgx.CollectExactlyOneRow(rows, toMessage)
-	if err != nil {
+func FindMessage(ctx context.Context, db DB, tenant int64, id MessageID) (d Detail, err error) {
+	rows, _ := db.Query(ctx, messagesSQL, tenant, id.Process, id.Number-1, id.Number, 1)
+	if d.Message, err = pgx.CollectExactlyOneRow(rows, toMessage); err != nil {
 		return Detail{}, found(err)
 	}
-	d := Detail{Message: m}
 	if err := db.QueryRow(ctx, `
 		select headers from sluice.message where tenant_id = $1 and process_id = $2 and id = $3`,
 		tenant, id.Process, id.Number).Scan(&d.Headers); err != nil {
@@ -134,7 +130,8 @@ func Body(ctx context.Context, db DB, tenant int64, id MessageID) ([]byte, error
 }
 
 // messagesSQL finds out where messages are: by the job of the same number, the entry in the trash, the decision that
-// settled it, or its last attempt. All of it is one statement, so one snapshot.
+// settled it, or its last attempt. All of it is one statement, so one snapshot. The limits in the laterals keep each a
+// probe by key, whatever the planner thinks of the tables: above all river_job is never read through.
 const messagesSQL = `
 select m.process_id, m.id, m.parent_id, d.replaced_by, t.name as topology, v.number as version, e.from_node as from, e.to_node as node,
        case when j.state = 'running' then 'running'
@@ -144,19 +141,32 @@ select m.process_id, m.id, m.parent_id, d.replaced_by, t.name as topology, v.num
             when d.verdict = 'replace' then 'replaced'
             when d.verdict = 'reject' then 'rejected'
             when d.verdict = 'terminate' then 'terminated'
-            when a.settled is not null then a.settled
-            else 'lost' end as place,
+            else coalesce(a.settled, 'lost') end as place,
        case when j.state in ('retryable', 'scheduled') then j.scheduled_at end as due_at,
        a.tries, coalesce(octet_length(m.body), octet_length(p.body), 0)::bigint as size, m.created_at
-from sluice.message m
+from (
+    select * from sluice.message
+    where tenant_id = $1 and process_id = $2 and id > $3 and id <= $4
+    order by id limit $5
+) m
 join sluice.edge e on e.tenant_id = m.tenant_id and e.id = m.edge_id
 join sluice.topology_version v on v.tenant_id = e.tenant_id and v.id = e.version_id
 join sluice.topology t on t.tenant_id = v.tenant_id and t.id = v.topology_id
-left join sluice.message p on p.tenant_id = m.tenant_id and p.process_id = m.process_id and p.id = m.payload_id
-left join river.river_job j on j.id = m.id
-left join sluice.trash r on r.tenant_id = m.tenant_id and r.process_id = m.process_id and r.message_id = m.id
 left join lateral (
-    select verdict, replaced_by from sluice.decision d
+    select p.body from sluice.message p
+    where p.tenant_id = m.tenant_id and p.process_id = m.process_id and p.id = m.payload_id
+    limit 1
+) p on true
+left join lateral (
+    select j.state, j.scheduled_at from river.river_job j where j.id = m.id limit 1
+) j on true
+left join lateral (
+    select r.message_id from sluice.trash r
+    where r.tenant_id = m.tenant_id and r.process_id = m.process_id and r.message_id = m.id
+    limit 1
+) r on true
+left join lateral (
+    select d.verdict, d.replaced_by from sluice.decision d
     where d.tenant_id = m.tenant_id and d.process_id = m.process_id and d.message_id = m.id
     and d.verdict in ('replace', 'reject', 'terminate')
     limit 1
@@ -166,7 +176,7 @@ cross join lateral (
     from sluice.attempt a
     where a.tenant_id = m.tenant_id and a.process_id = m.process_id and a.message_id = m.id
 ) a
-`
+order by m.id`
 
 // messageRow is a row of messagesSQL.
 type messageRow struct {

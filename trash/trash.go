@@ -1,0 +1,108 @@
+// Package trash is the operators' desk for messages that failed.
+//
+// The trash is no second store: an entry is the ticket of a message whose node gave up, beside the message's own row,
+// and it stays until someone decides. Approved, the message goes on at the node where it failed; edited and approved,
+// a new message goes on with the edited content, and the failed one is kept as it was; rejected, it counts as settled.
+// Who decided what, when and why is kept.
+//
+// Decisions about several entries are taken for all of them or for none, and one that someone else was faster with is
+// no accident: [GoneError] says which entries have left. The package must not know who may decide: callers say for
+// which tenant they act, and in whose name.
+package trash
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"sluice/queue"
+	"sluice/queue/process"
+)
+
+// ErrGone is in the error about entries that are not in the trash, or not any more, or another tenant's. See [GoneError].
+var ErrGone = errors.New("not in the trash")
+
+// ErrContent is in the error about edited content that no message may have.
+var ErrContent = errors.New("content cannot be sent")
+
+// GoneError names the entries that are not in the trash.
+type GoneError struct {
+	Messages []process.MessageID
+}
+
+func (e *GoneError) Error() string {
+	ids := make([]string, len(e.Messages))
+	for i, m := range e.Messages {
+		ids[i] = m.String()
+	}
+	return fmt.Sprintf("%v: %s", ErrGone, strings.Join(ids, ", "))
+}
+
+// Unwrap makes errors.Is(err, ErrGone) true.
+func (e *GoneError) Unwrap() error { return ErrGone }
+
+// Trash shows failed messages and carries out what is decided about them.
+type Trash struct {
+	pool   *pgxpool.Pool
+	engine *queue.Engine
+}
+
+// New returns the trash of the engine's database. The pool is one whose transactions say for which tenant they act:
+// [queue.OpenForTenants].
+func New(pool *pgxpool.Pool, engine *queue.Engine) *Trash {
+	return &Trash{pool: pool, engine: engine}
+}
+
+// Entry is a failed message.
+type Entry struct {
+	ID       process.MessageID
+	Topology string
+	Version  int
+	Node     string // the node that gave up
+	Reason   string
+	Attempt  int // how many attempts were made; an approved message counts on
+	FailedAt time.Time
+	Edited   bool  // other content is to be sent when it is approved
+	Size     int64 // of the body that failed
+}
+
+// Detail is an entry with its content and what happened to it.
+type Detail struct {
+	Entry
+	Headers   map[string]string
+	Body      []byte
+	Edit      *Edit // what is to be sent instead; nil: not edited
+	Attempts  []process.Attempt
+	Decisions []process.Decision
+}
+
+// Content is what a message carries.
+type Content struct {
+	Headers map[string]string // all of them, names in lower case
+	Body    []byte
+}
+
+// Edit is edited content that waits for approval.
+type Edit struct {
+	Content
+	By string
+	At time.Time
+}
+
+// Filter says which entries a list shows. The zero value of a field lets all pass.
+type Filter struct {
+	Topology string // also one that was deleted
+	Version  int    // of Topology
+	Node     string
+	After    int64 // number of the last message of the page before
+	Limit    int
+}
+
+// Sent is what became of an approved entry.
+type Sent struct {
+	ID process.MessageID
+	As process.MessageID // the same, or the message that goes on with the edited content
+}
