@@ -262,6 +262,7 @@ func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh 
 		a.addEvent(i, p)
 	}
 	var payload int64
+	e.mu.Lock()
 	for n := range legs {
 		leg, p := &legs[n], batch[legs[n].event]
 		if n == 0 || legs[n-1].event != leg.event {
@@ -274,6 +275,7 @@ func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh 
 		a.addLeg(leg.event, ids[n], payload, leg.edge.id, leg.claim != nil)
 		payload = orID(payload, ids[n])
 	}
+	e.mu.Unlock()
 	rows, _ := e.pool.Query(ctx, acceptSQL, a.args(l)...)
 	ordinals, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	for _, o := range ordinals {

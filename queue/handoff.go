@@ -28,19 +28,7 @@ func (e *Engine) handOffLoop() {
 				break gather
 			}
 		}
-		e.freeSlots(batch)
 		e.handOff(batch)
-	}
-}
-
-// freeSlots ends the calls of a batch. Their successors, which are claimed next, find the room.
-func (e *Engine) freeSlots(batch []*settlement) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range batch {
-		if s.outcome != outcomePage { // the batch message keeps its slot for the next page
-			e.release(s.d)
-		}
 	}
 }
 
@@ -134,7 +122,9 @@ type bornArrays struct {
 	bodies                        [][]byte
 }
 
-// newFlush gives the successors their ids and claims those that there is room for.
+// newFlush gives the successors their ids and claims those that there is room for. The calls of the batch are over, so
+// their slots are free; successors take them before the fetcher can, so that a process that has begun goes on before the
+// next begins.
 func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, error) {
 	total := 0
 	for _, s := range batch {
@@ -144,7 +134,14 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 	if err != nil {
 		return nil, err
 	}
-	f := &flush{batch: batch, life: e.lifeIfRunning()}
+	f := &flush{batch: batch, life: e.lifeIfRunning(), claims: make([]*delivery, 0, total), births: make([]*edge, 0, total), parent: make([]int, 0, total)}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range batch {
+		if s.outcome != outcomePage { // the batch message keeps its slot for the next page
+			e.release(s.d)
+		}
+	}
 	for i, s := range batch {
 		f.items.add(s)
 		first := len(f.born.ids)

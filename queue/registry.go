@@ -64,6 +64,22 @@ func checkWorkerURL(address string) error {
 	return nil
 }
 
+// SetWorkerURL moves a worker to another address. Calls under way end where they started.
+func SetWorkerURL(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by string) error {
+	if err := checkWorkerURL(address); err != nil {
+		return err
+	}
+	tag, err := tx.Exec(ctx, `
+		update sluice.worker set url = $3 where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name, address)
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrNoWorker
+	}
+	return noteChange(ctx, tx, tenant, by, "move-worker", name)
+}
+
 // ListWorkers returns a tenant's workers in order of their names, from the one after the given name.
 func ListWorkers(ctx context.Context, db topology.DB, tenant int64, after string, limit int) ([]Worker, error) {
 	rows, _ := db.Query(ctx, `

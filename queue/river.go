@@ -101,6 +101,9 @@ order by c.id`
 // handOffSQL is the heart: it completes many messages at their nodes and puts their successors on the next edges, in
 // one statement. done is what was really handed off, and everything else is written for those only.
 //
+// It relies on being planned with index scans of river_job and process (see [Open]): the planner, who guesses ten items,
+// would otherwise read a table that was small when the plan was made.
+//
 // The job of a settled or failed message goes; that of one that stays (retried, unavailable, repeat, page) is put back,
 // or kept by the runner for the next page. A page leaves the claim as it is, so its job says which page is next: sent
 // twice, the statement finds the job changed. A successor is born available, or claimed by the runner that made it.
@@ -112,7 +115,7 @@ with item as materialized (
              status, duration_us, reason, page, delay_us, failures, cursor, made)
 ), gone as (
     delete from river.river_job j using item i
-    where j.id = any($1::bigint[]) and j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
+    where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
     and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     returning j.id
 ), kept as (
@@ -126,7 +129,7 @@ with item as materialized (
             'failures', nullif(i.failures, 0),
             'page', nullif(greatest(i.page, 1) + (i.outcome = 'page')::int, 1)))
     from item i
-    where j.id = any($1::bigint[]) and j.id = i.id and i.outcome in ('page', 'unavailable', 'repeat', 'retried')
+    where j.id = i.id and i.outcome in ('page', 'unavailable', 'repeat', 'retried')
     and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
     returning j.id

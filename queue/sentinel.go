@@ -33,7 +33,9 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 	defer watches.Stop()
 	sweeps := time.NewTicker(e.config.Sweep)
 	defer sweeps.Stop()
-	alarm := time.NewTimer(0)
+	sweepNow := make(chan struct{}, 1)
+	sweepNow <- struct{}{} // a runner that starts looks at once
+	alarm := time.NewTimer(time.Hour)
 	defer alarm.Stop()
 	var rings time.Time // when the alarm is set for; zero: not at all
 	set := func(in time.Duration) {
@@ -51,17 +53,13 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 			set(in)
 		case <-alarm.C:
 			rings = time.Time{}
-			var next time.Duration
-			if next, err = e.ringAlarm(ctx); err == nil && next > 0 {
-				set(next)
-			}
+			err = e.ringAlarm(ctx, set)
 		case <-watches.C:
 			err = e.keepWatch(ctx)
+		case <-sweepNow:
+			err = e.sweep(ctx, set)
 		case <-sweeps.C:
-			var next time.Duration
-			if next, err = e.sweep(ctx); err == nil && next > 0 {
-				set(next)
-			}
+			err = e.sweep(ctx, set)
 		}
 		if err != nil && ctx.Err() == nil {
 			e.log.WarnContext(ctx, "Sentinel's round failed", "err", err)
@@ -89,20 +87,20 @@ func (e *Engine) alarmIn(d time.Duration) {
 	}
 }
 
-// ringAlarm puts the due retries back on their edges, and returns how long it is until the next.
-func (e *Engine) ringAlarm(ctx context.Context) (next time.Duration, err error) {
+// ringAlarm puts the due retries back on their edges, and sets the alarm for the next.
+func (e *Engine) ringAlarm(ctx context.Context, set func(time.Duration)) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	batch := &pgx.Batch{}
 	var queues []string
-	e.queueAlarm(batch, &queues, &next)
+	queueAlarm(batch, &queues, set)
 	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return 0, err
+		return err
 	}
-	return next, e.wakeQueues(ctx, queues)
+	return e.wakeQueues(ctx, queues)
 }
 
-func (e *Engine) queueAlarm(batch *pgx.Batch, queues *[]string, next *time.Duration) {
+func queueAlarm(batch *pgx.Batch, queues *[]string, set func(time.Duration)) {
 	batch.Queue(alarmSQL).Query(func(rows pgx.Rows) (err error) {
 		*queues, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
@@ -111,19 +109,19 @@ func (e *Engine) queueAlarm(batch *pgx.Batch, queues *[]string, next *time.Durat
 		var micros *int64
 		err := row.Scan(&micros)
 		if micros != nil {
-			*next = max(time.Duration(*micros)*time.Microsecond, time.Millisecond)
+			set(max(time.Duration(*micros)*time.Microsecond, time.Millisecond))
 		}
 		return err
 	})
 }
 
 // sweep looks at everything once, in one round trip: retries that are due, edges with available messages, pauses.
-func (e *Engine) sweep(ctx context.Context) (next time.Duration, err error) {
+func (e *Engine) sweep(ctx context.Context, set func(time.Duration)) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var due, awake, paused []string
 	batch := &pgx.Batch{}
-	e.queueAlarm(batch, &due, &next)
+	queueAlarm(batch, &due, set)
 	batch.Queue(sweepSQL).Query(func(rows pgx.Rows) (err error) {
 		awake, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
@@ -133,12 +131,12 @@ func (e *Engine) sweep(ctx context.Context) (next time.Duration, err error) {
 		return err
 	})
 	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := e.notePaused(ctx, paused); err != nil {
-		return next, err
+		return err
 	}
-	return next, e.wakeQueues(ctx, slices.Concat(due, awake))
+	return e.wakeQueues(ctx, slices.Concat(due, awake))
 }
 
 // notePaused stops and restarts edges as their queues were paused and resumed through River.

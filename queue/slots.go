@@ -96,13 +96,11 @@ func (e *Engine) unreserve(to *edge, n int) {
 
 // claimBirth takes a slot for a message that is about to be born on an edge, if this runner has room and nothing waits
 // there that came before. It registers the claim before it is sent to the database, so that reconcile never takes it
-// for an orphan. The claim ends in launch or abandon.
+// for an orphan. The claim ends in launch or abandon. The caller holds the lock.
 func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
 	if l == nil {
 		return nil
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if l != e.current || to.backlog || e.room(to, time.Now()) == 0 {
 		return nil
 	}
