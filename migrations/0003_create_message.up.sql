@@ -63,7 +63,7 @@ create table sluice.attempt (
     edge_id     bigint         not null,
     runner_id   bigint         not null,
     attempt     int            not null,
-    page        int            not null,
+    page        int            not null,         -- of a batch, from 1; 0 at other nodes
     outcome     sluice.outcome not null,
     status      int,                             -- HTTP status, where there was one
     duration_us int            not null,         -- of the call, by the runner's monotonic clock
@@ -78,7 +78,7 @@ create table sluice.batch_cursor (
     tenant_id  bigint not null,
     process_id uuid   not null,
     message_id bigint not null,
-    page       int    not null,                  -- the next page's number; the first is 0 and has no row
+    page       int    not null,                  -- the next page's number; page 1 needs no row
     cursor     text   not null,
     primary key (tenant_id, process_id, message_id)
 );
