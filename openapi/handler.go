@@ -120,11 +120,10 @@ func exchangeOf(ctx context.Context) *exchange {
 	return adrift
 }
 
-func (x *exchange) log(ctx context.Context, msg string, err error, more ...slog.Attr) {
-	attrs := append([]slog.Attr{
+func (x *exchange) attrs(err error) []slog.Attr {
+	return []slog.Attr{
 		slog.String("request_id", x.id), slog.String("method", x.method), slog.String("route", *x.pattern), slog.Any("err", err),
-	}, more...)
-	x.config.Logger.LogAttrs(ctx, slog.LevelError, msg, attrs...)
+	}
 }
 
 // RequestID returns the id of the request that ctx belongs to. The client may choose it with the header X-Request-Id.
@@ -157,16 +156,15 @@ func (e *bodyError) Unwrap() error { return e.err }
 
 // bodyProblem returns the problem that an error of reading a request's body is, or nil for other errors.
 func bodyProblem(err error) *Problem {
-	var tooLarge *http.MaxBytesError // of a reader that the handler put around the body
-	if errors.As(err, &tooLarge) {
+	// The first kind comes from a reader that the handler put around the body.
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return PayloadTooLarge.Because("the body is larger than %d bytes", tooLarge.Limit)
 	}
-	var broken *bodyError
-	if !errors.As(err, &broken) {
+	broken, ok := errors.AsType[*bodyError](err)
+	if !ok {
 		return nil
 	}
-	var timeout net.Error
-	if errors.As(broken.err, &timeout) && timeout.Timeout() {
+	if timeout, ok := errors.AsType[net.Error](broken.err); ok && timeout.Timeout() {
 		return RequestTimeout.Because("the body did not arrive in time")
 	}
 	return InvalidRequest.Because("the body ended early or is badly framed")
@@ -231,13 +229,18 @@ func (a *answer) Flush() {
 // taken for a whole one.
 func (a *answer) rescue(x *exchange) {
 	v := recover()
-	switch {
-	case v == nil:
+	if v == nil {
 		return
-	case v == http.ErrAbortHandler || a.lost: // huma panics when the client is gone
+	}
+	err, ok := v.(error)
+	if !ok {
+		err = fmt.Errorf("%v", v)
+	}
+	if a.lost || errors.Is(err, http.ErrAbortHandler) { // huma panics when the client is gone
 		panic(http.ErrAbortHandler)
 	}
-	x.log(a.r.Context(), "Handler panicked", fmt.Errorf("%v", v), slog.String("stack", string(debug.Stack())))
+	x.config.Logger.LogAttrs(a.r.Context(), slog.LevelError, "Handler panicked",
+		append(x.attrs(err), slog.String("stack", string(debug.Stack())))...)
 	if a.began {
 		panic(http.ErrAbortHandler)
 	}

@@ -53,7 +53,7 @@ type newThing struct{ Body thing }
 var errSecret = errors.New("password of the database is hunter2")
 
 // sample is an API with an operation of each kind.
-func sample(c Config) (http.Handler, huma.API, *http.ServeMux) {
+func sample(c Config) (http.Handler, huma.API) {
 	mux := http.NewServeMux()
 	api := New(mux, "1")
 	Register(api, huma.Operation{OperationID: "list-things", Summary: "List things", Tags: []string{"workers"}, Method: "GET", Path: "/v1/things"},
@@ -93,7 +93,7 @@ func sample(c Config) (http.Handler, huma.API, *http.ServeMux) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	Serve(mux, api)
-	return Handler(mux, c), api, mux
+	return Handler(mux, c), api
 }
 
 func call(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
@@ -126,7 +126,7 @@ func problemIn(t *testing.T, w *httptest.ResponseRecorder) Problem {
 // Every refusal, whoever gives it, is a problem document that names its kind and its place, and tells no more.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	for _, c := range []struct {
 		method, target, body string
 		headers              []string
@@ -192,7 +192,7 @@ func TestRefusals(t *testing.T) {
 
 func TestHeadersOfRefusals(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	if got := call(h, "DELETE", "/v1/things", "").Header().Get("Allow"); got != "GET, HEAD, POST" {
 		t.Errorf("Allow: %q", got)
 	}
@@ -215,7 +215,7 @@ func TestHeadersOfRefusals(t *testing.T) {
 func TestInsideIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	h, _, _ := sample(Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	h, _ := sample(Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 	call(h, "GET", "/v1/things/500?token=abc", "", "X-Request-Id", "first-1")
 	call(h, "GET", "/v1/things/501", "", "X-Request-Id", "bad id\n")
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
@@ -230,7 +230,7 @@ func TestInsideIsLogged(t *testing.T) {
 
 func TestTranslate(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{Translate: func(err error) *Problem {
+	h, _ := sample(Config{Translate: func(err error) *Problem {
 		if errors.Is(err, errSecret) {
 			return Conflict.Because("a person has to look")
 		}
@@ -244,7 +244,7 @@ func TestTranslate(t *testing.T) {
 // A list is walked to its end by its cursors, and an empty one is a list too.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	var seen []int64
 	for after, page := "", 1; ; page++ {
 		w := call(h, "GET", "/v1/things?limit=3&after="+url.QueryEscape(after), "")
@@ -273,12 +273,12 @@ func TestPages(t *testing.T) {
 // The document is valid OpenAPI, comes out the same each time, and has our problem in it.
 func TestDocument(t *testing.T) {
 	t.Parallel()
-	_, api, _ := sample(Config{})
+	_, api := sample(Config{})
 	first, err := Write(api)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, again, _ := sample(Config{})
+	_, again := sample(Config{})
 	second, err := Write(again)
 	if err != nil || !bytes.Equal(first, second) {
 		t.Errorf("two documents of one API differ: %v", err)
@@ -346,7 +346,7 @@ func TestRegisterRefusesWhatIsUndocumented(t *testing.T) {
 // The explaining routes are served, many at once (run with -race), and spare who has them already.
 func TestServe(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	var wait sync.WaitGroup
 	for range 8 {
 		for _, path := range []string{"/openapi.yaml", "/openapi.json", "/openapi-3.0.json"} {
@@ -408,7 +408,7 @@ func raw(t testing.TB, addr, bytes string) (int, string) {
 // A body that breaks off or is badly framed is the client's mistake, not ours.
 func TestBrokenBodies(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	addr := server(t, h)
 	for _, c := range []struct{ name, request, code string }{
 		{"short", "POST /v1/things HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{", "invalid-request"},
@@ -475,7 +475,7 @@ func TestPanicAfterTheBeginning(t *testing.T) {
 // Whatever is sent, nothing but our own mistakes is a 5xx, and every refusal is a problem document.
 func TestAnythingAtAll(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	rapid.Check(t, func(t *rapid.T) {
 		method := rapid.OneOf(rapid.SampledFrom([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"}), rapid.StringMatching(`[A-Z!#$%&'*+.^_|~-]{1,12}`)).Draw(t, "method")
 		segment := rapid.OneOf(rapid.SampledFrom([]string{"", "v1", "things", "1", "raw", "..", ".", "%2e", "%2F", "openapi.yaml", "problems", "*"}), rapid.StringMatching(`[0-9]{1,25}`), rapid.Map(rapid.String(), url.PathEscape))
@@ -508,7 +508,7 @@ func TestAnythingAtAll(t *testing.T) {
 
 // Raw bytes on a wire: the same, with net/http's own parser in between.
 func FuzzWire(f *testing.F) {
-	h, _, _ := sample(Config{})
+	h, _ := sample(Config{})
 	s := httptest.NewServer(h)
 	f.Cleanup(s.Close)
 	for _, seed := range []string{

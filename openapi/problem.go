@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -90,29 +91,27 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 
 // problemOf finds the problem that an error is.
 func problemOf(ctx context.Context, err error) *Problem {
-	var p *Problem
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
-	if p = bodyProblem(err); p != nil {
+	if p := bodyProblem(err); p != nil {
 		return p
 	}
 	x := exchangeOf(ctx)
-	if p = x.config.Translate(err); p != nil {
+	if p := x.config.Translate(err); p != nil {
 		return p
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return Unavailable.Because("the request was given up") // there is no one left to read it
 	}
-	x.log(ctx, "Request failed", err)
+	x.config.Logger.LogAttrs(ctx, slog.LevelError, "Request failed", x.attrs(err)...)
 	return Internal.problem("")
 }
 
 // newError is how huma makes its errors.
 func newError(hctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 	for _, err := range errs {
-		var p *Problem
-		if errors.As(err, &p) {
+		if p, ok := errors.AsType[*Problem](err); ok {
 			return p // a resolver's
 		}
 	}

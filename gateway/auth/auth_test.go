@@ -192,14 +192,14 @@ func TestKeysOfAnotherTenant(t *testing.T) {
 			return nil
 		}))
 	}
-	for _, make := range []func(pgx.Tx) error{
+	for _, made := range []func(pgx.Tx) error{
 		func(tx pgx.Tx) error {
 			_, _, err := CreateKey(t.Context(), tx, other.ID, "mine", Scopes{Admin}, "mallory")
 			return err
 		},
 		func(tx pgx.Tx) error { _, err := CreateTenant(t.Context(), tx, "mine", "mallory"); return err },
 	} {
-		if err := process.ForTenant(t.Context(), tenants, 1, make); !hasCode(err, "42501") {
+		if err := process.ForTenant(t.Context(), tenants, 1, made); !hasCode(err, "42501") {
 			t.Errorf("made: %v", err)
 		}
 	}
@@ -262,16 +262,16 @@ func TestLookUpsAreFew(t *testing.T) {
 		}
 		wait.Wait()
 	}
-	real := func(int) string { return "Bearer " + plain }
+	genuine := func(int) string { return "Bearer " + plain }
 	rubbish := func(int) string { return "Bearer " + keyPrefix + random(publicIDBytes) + "_" + random(secretBytes) }
 
 	before := count()
-	all(200, real, nil)
+	all(200, genuine, nil)
 	if n := count() - before; n != 1 {
 		t.Errorf("%d look-ups for one key at one time", n)
 	}
 	clock = clock.Add(fresh)
-	all(200, real, nil)
+	all(200, genuine, nil)
 	if n := count() - before; n != 2 {
 		t.Errorf("%d look-ups for one key at two times", n)
 	}
@@ -290,7 +290,7 @@ func TestLookUpsAreFew(t *testing.T) {
 		t.Errorf("%d unknown and %d known remembered", len(keys.unknown), len(keys.known))
 	}
 	before = count()
-	all(1, real, nil)
+	all(1, genuine, nil)
 	if count() != before {
 		t.Error("a flood of rubbish pushed a real key out")
 	}
