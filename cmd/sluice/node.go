@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"sluice/migrations"
+	"sluice/queue"
+	"sluice/queue/worker"
+)
+
+// nodeConfig is what a node is made of.
+type nodeConfig struct {
+	listener    net.Listener
+	databaseURL string
+	gateway     bool // takes events in and answers the API
+	runner      bool // runs messages
+	engine      queue.Config
+	engineConns int
+	apiConns    int
+	maxBody     int64
+	log         *slog.Logger
+}
+
+// node is a running part of Sluice: the engine on a database, and the door before it.
+type node struct {
+	config  nodeConfig
+	pool    *pgxpool.Pool // acts for all tenants
+	tenants *pgxpool.Pool // acts for one tenant at a time
+	engine  *queue.Engine
+	server  *http.Server
+	failed  chan error // of the server
+}
+
+// openNode connects to the database, which must have the schema of this program. Nothing runs yet.
+func openNode(ctx context.Context, c nodeConfig) (*node, error) {
+	n := &node{config: c, failed: make(chan error, 1)}
+	var err error
+	if n.pool, err = queue.Open(ctx, c.databaseURL, c.engineConns); err != nil {
+		return nil, err
+	}
+	if n.tenants, err = queue.OpenForTenants(ctx, c.databaseURL, c.apiConns); err != nil {
+		n.closePools()
+		return nil, err
+	}
+	if err := n.prepare(ctx); err != nil {
+		n.closePools()
+		return nil, connectError(err)
+	}
+	return n, nil
+}
+
+func (n *node) prepare(ctx context.Context) error {
+	if err := migrations.Check(ctx, n.pool); err != nil {
+		return err
+	}
+	if err := tellBypass(ctx, n.pool, n.config.log); err != nil {
+		return err
+	}
+	c := n.config.engine
+	c.Logger = n.config.log
+	c.Caller = worker.NewClient(worker.Config{Version: version()})
+	var err error
+	n.engine, err = queue.New(ctx, n.pool, c)
+	return err
+}
+
+func (n *node) closePools() {
+	if n.tenants != nil {
+		n.tenants.Close()
+	}
+	n.pool.Close()
+}
+
+// start runs the node. From here on it must be stopped.
+func (n *node) start(ctx context.Context) error {
+	if n.config.runner {
+		if err := n.engine.Start(ctx); err != nil {
+			return errors.Join(err, n.engine.Stop(ctx))
+		}
+	}
+	n.server = &http.Server{
+		Handler:           n.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       5 * time.Minute, // of a whole body; the gateway has shorter deadlines of its own
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    1 << 20, // the gateway refuses less, and as a problem document
+		ErrorLog:          slog.NewLogLogger(n.config.log.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		if err := n.server.Serve(n.config.listener); !errors.Is(err, http.ErrServerClosed) {
+			n.failed <- err
+		}
+	}()
+	return nil
+}
+
+// wait returns when ctx ends, or the node cannot go on.
+func (n *node) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-n.failed:
+		return fmt.Errorf("serve: %w", err)
+	}
+}
+
+// stop drains the node: first it lets nobody in any more and answers those who are, then it finishes the calls under way and
+// gives back what it holds. When ctx ends first, the rest is cut off; nothing is lost by that.
+func (n *node) stop(ctx context.Context) error {
+	err := n.server.Shutdown(ctx)
+	if err != nil {
+		n.server.Close()
+	}
+	err = errors.Join(err, n.engine.Stop(ctx))
+	n.closePools()
+	return err
+}
+
+// listen takes the address before anything else is started, because it is what most often goes wrong.
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s is in use: stop what listens there, or choose another address with --listen", address)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%s needs more rights than this user has: choose a port above 1023 with --listen", address)
+	case err != nil:
+		return nil, usagef("--listen %q: %s: want HOST:PORT", address, err)
+	}
+	return l, nil
+}
+
+// handler is what answers requests.
+func (n *node) handler() http.Handler {
+	return http.NotFoundHandler()
+}
+
+// abandon gives up a node that was opened and not started.
+func (n *node) abandon(ctx context.Context) error {
+	defer n.closePools()
+	return n.engine.Stop(ctx)
+}

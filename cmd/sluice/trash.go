@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type trashCmd struct {
+	List    trashListCmd    `cmd:"" help:"List messages that failed, the oldest first."`
+	Show    trashShowCmd    `cmd:"" help:"Show one of them with its body and what happened to it."`
+	Approve trashApproveCmd `cmd:"" help:"Send messages again, at the node where they failed."`
+	Edit    trashEditCmd    `cmd:"" help:"Change what is sent when a message is approved."`
+	Reject  trashRejectCmd  `cmd:"" help:"Settle messages without sending them again."`
+}
+
+func (trashCmd) Help() string {
+	return examples("A message whose node gave up waits here, for as long as it takes, until someone decides.",
+		"sluice trash list", "sluice trash approve MESSAGE-ID")
+}
+
+// entryView is an entry of the trash as the API tells it.
+type entryView struct {
+	MessageID string         `json:"message_id"`
+	Topology  string         `json:"topology"`
+	Version   int            `json:"version"`
+	Node      string         `json:"node"`
+	Reason    string         `json:"reason"`
+	Attempt   int            `json:"attempt"`
+	FailedAt  *time.Time     `json:"failed_at"`
+	Edited    bool           `json:"edited"`
+	Headers   headersView    `json:"headers"`
+	Body      []byte         `json:"body"` // base64 in JSON
+	Edit      *editView      `json:"edit"`
+	Attempts  []attemptView  `json:"attempts"`
+	Decisions []decisionView `json:"decisions"`
+}
+
+type headersView map[string]string
+
+type editView struct {
+	Headers headersView `json:"headers"`
+	Body    []byte      `json:"body"`
+	By      string      `json:"by"`
+	At      *time.Time  `json:"at"`
+}
+
+type attemptView struct {
+	Attempt  int        `json:"attempt"`
+	Outcome  string     `json:"outcome"`
+	Status   int        `json:"status"`
+	Duration float64    `json:"duration_ms"`
+	At       *time.Time `json:"at"`
+	Reason   string     `json:"reason"`
+}
+
+type decisionView struct {
+	Verdict string     `json:"verdict"`
+	By      string     `json:"decided_by"`
+	At      *time.Time `json:"decided_at"`
+	Reason  string     `json:"reason"`
+}
+
+func (v entryView) label() string { return fmt.Sprintf("%s v%d", v.Topology, v.Version) }
+
+func (v entryView) row() []string {
+	return []string{v.MessageID, v.label(), v.Node, when(v.FailedAt), yes(v.Edited), v.Reason}
+}
+
+type trashListCmd struct {
+	apiFlags
+	Topology string `placeholder:"NAME" help:"Only of this topology."`
+	Version  int    `placeholder:"N" help:"Only of this version of it."`
+	Node     string `placeholder:"NAME" help:"Only of this node."`
+	Limit    int    `default:"50" help:"How many to list at most."`
+}
+
+func (trashListCmd) Help() string {
+	return examples("",
+		"sluice trash list",
+		"sluice trash list --topology orders --node store --limit 1000 --output json")
+}
+
+func (c trashListCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	l, err := list[entryView](ctx, api, "/trash", queryOf("topology", c.Topology, "version", number(c.Version), "node", c.Node), c.Limit)
+	if err != nil {
+		return err
+	}
+	defer l.more(p)
+	return p.print(l, func(w io.Writer) {
+		if len(l.Items) == 0 {
+			fmt.Fprintln(w, "The trash is empty.")
+			return
+		}
+		table(w, "MESSAGE TOPOLOGY NODE FAILED EDITED REASON", rows(l, entryView.row)...)
+	})
+}
+
+type trashShowCmd struct {
+	apiFlags
+	ID   string `arg:"" name:"message-id" help:"Id of the message."`
+	Body bool   `help:"Write the body as it is, and nothing else."`
+}
+
+func (trashShowCmd) Help() string {
+	return examples("",
+		"sluice trash show 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711",
+		"sluice trash show 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --body > order.json")
+}
+
+func (c trashShowCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	entry, err := ask[entryView](ctx, api, request{method: http.MethodGet, path: pathOf("trash", c.ID)})
+	if err != nil {
+		return err
+	}
+	if c.Body {
+		_, err := p.stdout.Write(entry.Shown.Body)
+		return err
+	}
+	return p.print(entry, entry.Shown.write)
+}
+
+func (v entryView) write(w io.Writer) {
+	facts(w,
+		"Message", v.MessageID,
+		"Failed", when(v.FailedAt)+" at node "+v.Node+" of "+v.label(),
+		"Reason", v.Reason,
+	)
+	if len(v.Attempts) > 0 {
+		fmt.Fprintln(w)
+		all := make([][]string, len(v.Attempts))
+		for i, a := range v.Attempts {
+			all[i] = []string{strconv.Itoa(a.Attempt), a.Outcome, number(a.Status), when(a.At), a.Reason}
+		}
+		table(w, "ATTEMPT OUTCOME STATUS AT REASON", all...)
+	}
+	if len(v.Decisions) > 0 {
+		fmt.Fprintln(w)
+		all := make([][]string, len(v.Decisions))
+		for i, d := range v.Decisions {
+			all[i] = []string{d.Verdict, d.By, when(d.At), d.Reason}
+		}
+		table(w, "DECISION BY AT REASON", all...)
+	}
+	fmt.Fprintln(w)
+	v.Headers.write(w)
+	fmt.Fprintln(w, shownBody(v.Body))
+	if v.Edit != nil {
+		fmt.Fprintf(w, "\nEdited %s by %s; this is sent when it is approved:\n\n", when(v.Edit.At), line(v.Edit.By))
+		v.Edit.Headers.write(w)
+		fmt.Fprintln(w, shownBody(v.Edit.Body))
+	}
+}
+
+func (h headersView) write(w io.Writer) {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		fmt.Fprintf(w, "%s: %s\n", line(name), line(h[name]))
+	}
+	if len(h) > 0 {
+		fmt.Fprintln(w)
+	}
+}
+
+// idFlags name messages.
+type idFlags struct {
+	IDs []string `arg:"" name:"message-id" help:"Ids of the messages; - reads them from standard input, one a line."`
+}
+
+func (f idFlags) read(p *program) ([]string, error) {
+	var ids []string
+	for _, id := range f.IDs {
+		if id != "-" {
+			ids = append(ids, id)
+			continue
+		}
+		scanner := bufio.NewScanner(p.stdin)
+		for scanner.Scan() {
+			if id := strings.TrimSpace(scanner.Text()); id != "" {
+				ids = append(ids, id)
+			}
+		}
+		if err := scanner.Err(); err != nil {
+			return nil, err
+		}
+	}
+	if len(ids) == 0 {
+		return nil, usagef("no message ids: find them with `sluice trash list`")
+	}
+	return ids, nil
+}
+
+// decisionsAtOnce is how many messages are decided about in one call, all of them or none.
+const decisionsAtOnce = 500
+
+// decide makes a decision about messages, and tells how far it came if it fails on the way.
+func decide(ids []string, do func(ids []string) error) error {
+	done := 0
+	for chunk := range slices.Chunk(ids, decisionsAtOnce) {
+		if err := do(chunk); err != nil {
+			if done > 0 {
+				return fmt.Errorf("after the first %d messages: %w", done, err)
+			}
+			return err
+		}
+		done += len(chunk)
+	}
+	return nil
+}
+
+type trashApproveCmd struct {
+	apiFlags
+	idFlags
+	Reason string `help:"Why, for the record."`
+}
+
+func (trashApproveCmd) Help() string {
+	return examples("All of them are sent again, or none.",
+		"sluice trash approve 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711",
+		"sluice trash list --node store --limit 500 --output json | jq -r '.items[].message_id' | sluice trash approve - --reason 'the store is back'")
+}
+
+// sentView is what became of an approved message.
+type sentView struct {
+	MessageID string `json:"message_id"`
+	SentAs    string `json:"sent_as"`
+}
+
+func (c trashApproveCmd) Run(ctx context.Context, p *program) error {
+	ids, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	all := map[string][]sentView{"sent": {}}
+	err = decide(ids, func(ids []string) error {
+		type approved struct {
+			Sent []sentView `json:"sent"`
+		}
+		a, err := ask[approved](ctx, api, request{method: http.MethodPost, path: "/trash/approve"}.
+			jsonBody(map[string]any{"message_ids": ids, "reason": c.Reason}))
+		all["sent"] = append(all["sent"], a.Shown.Sent...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return p.print(all, func(w io.Writer) {
+		fmt.Fprintf(w, "Sent %s again.\n", count(len(ids), "message"))
+		for _, s := range all["sent"] {
+			if s.SentAs != s.MessageID {
+				fmt.Fprintf(w, "%s goes on as %s, with its edited content\n", line(s.MessageID), line(s.SentAs))
+			}
+		}
+	})
+}
+
+type trashRejectCmd struct {
+	apiFlags
+	idFlags
+	Reason string `required:"" help:"Why, for the record."`
+}
+
+func (trashRejectCmd) Help() string {
+	return examples("All of them are rejected, or none.",
+		"sluice trash reject 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --reason 'a test order'")
+}
+
+func (c trashRejectCmd) Run(ctx context.Context, p *program) error {
+	ids, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	err = decide(ids, func(ids []string) error {
+		_, err := api.send(ctx, request{method: http.MethodPost, path: "/trash/reject"}.
+			jsonBody(map[string]any{"message_ids": ids, "reason": c.Reason}))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return p.print(map[string]int{"rejected": len(ids)}, func(w io.Writer) {
+		fmt.Fprintf(w, "Rejected %s.\n", count(len(ids), "message"))
+	})
+}
+
+type trashEditCmd struct {
+	apiFlags
+	contentFlags
+	ID      string `arg:"" name:"message-id" help:"Id of the message."`
+	Discard bool   `xor:"content" help:"Forget the edit: the message is sent as it failed."`
+	Approve bool   `help:"Approve it as well."`
+	Reason  string `help:"Why, for the record of --approve."`
+}
+
+func (trashEditCmd) Help() string {
+	return examples("Without --data or --file it opens $EDITOR. The message that failed is kept as it was.",
+		"sluice trash edit 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711",
+		"sluice trash edit 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --file mended.json --approve",
+		"sluice trash edit 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --discard")
+}
+
+func (c trashEditCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	path := pathOf("trash", c.ID, "body")
+	if c.Discard {
+		if _, err := api.send(ctx, request{method: http.MethodDelete, path: path}); err != nil {
+			return err
+		}
+		return p.print(map[string]any{"message_id": c.ID, "edited": false}, func(w io.Writer) {
+			fmt.Fprintln(w, "Forgot the edit. The message is sent as it failed when it is approved.")
+		})
+	}
+	body, err := c.edited(ctx, p, api)
+	if err != nil {
+		return err
+	}
+	headers := headersOf(c.Header)
+	if c.ContentType != "" {
+		headers["Content-Type"] = c.ContentType
+	}
+	entry, err := ask[entryView](ctx, api, request{method: http.MethodPut, path: path, body: body, headers: headers})
+	if err != nil {
+		return err
+	}
+	if c.Approve {
+		return trashApproveCmd{c.apiFlags, idFlags{[]string{c.ID}}, c.Reason}.Run(ctx, p)
+	}
+	return p.print(entry, func(w io.Writer) {
+		fmt.Fprintf(w, "Edited. Send it: sluice trash approve %s\n", line(c.ID))
+	})
+}
+
+// edited is the new body: as the command line says it, or as it comes out of the editor.
+func (c trashEditCmd) edited(ctx context.Context, p *program, api *client) ([]byte, error) {
+	if c.given() {
+		return c.read(p)
+	}
+	if !isTerminal(p.stdin) && p.getenv("EDITOR") == "" && p.getenv("VISUAL") == "" {
+		return c.read(p)
+	}
+	entry, err := ask[entryView](ctx, api, request{method: http.MethodGet, path: pathOf("trash", c.ID)})
+	if err != nil {
+		return nil, err
+	}
+	body := entry.Shown.Body
+	if entry.Shown.Edit != nil {
+		body = entry.Shown.Edit.Body
+	}
+	changed, err := p.edit(ctx, body)
+	if err == nil && bytes.Equal(changed, body) && len(c.Header) == 0 {
+		return nil, errors.New("nothing was changed: the message stays as it is")
+	}
+	return changed, err
+}
+
+// edit opens the user's editor on a text, and returns what it was changed to.
+func (p *program) edit(ctx context.Context, text []byte) ([]byte, error) {
+	editor := p.getenv("VISUAL")
+	if editor == "" {
+		editor = p.getenv("EDITOR")
+	}
+	if editor == "" {
+		editor = "vi"
+	}
+	dir, err := os.MkdirTemp("", "sluice-edit-") // which nobody else may enter
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := dir + "/body"
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return nil, err
+	}
+	// As git does: the variable may hold arguments, so the shell takes it apart.
+	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, editor, path)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
+	if p.output != "text" {
+		cmd.Stdout = p.stderr
+	}
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("editor %q: %w: the message stays as it is", editor, err)
+	}
+	return os.ReadFile(path)
+}

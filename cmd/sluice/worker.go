@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+type workerCmd struct {
+	Add    workerAddCmd    `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
+	List   workerListCmd   `cmd:"" help:"List workers."`
+	Test   workerTestCmd   `cmd:"" help:"Call an action of a worker, outside of any process."`
+	Remove workerRemoveCmd `cmd:"" help:"Forget a worker."`
+}
+
+func (workerCmd) Help() string {
+	return examples("A worker is an HTTP service of yours. Nodes name it, and Sluice posts their messages to it; docs/worker-protocol.md is the contract.",
+		"sluice worker add shop http://127.0.0.1:9000", "sluice worker test shop check-order --data '{}'")
+}
+
+// workerView is a worker as the API tells it.
+type workerView struct {
+	Name       string     `json:"name"`
+	URL        string     `json:"url"`
+	Secret     string     `json:"secret"`
+	CreatedAt  *time.Time `json:"created_at"`
+	DownSince  *time.Time `json:"down_since"`
+	DownReason string     `json:"down_reason"`
+}
+
+func (v workerView) row() []string {
+	return []string{v.Name, v.URL, when(v.CreatedAt), when(v.DownSince), v.DownReason}
+}
+
+type workerAddCmd struct {
+	apiFlags
+	Name   string `arg:"" help:"Name by which topologies know it."`
+	Server string `arg:"" name:"worker-url" help:"Where it listens; the actions of nodes are paths below."`
+}
+
+func (workerAddCmd) Help() string {
+	return examples("The secret is shown once. Give it to the worker, which verifies by it that a call comes from here.",
+		"sluice worker add shop http://127.0.0.1:9000",
+		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret")
+}
+
+func (c workerAddCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.
+		jsonBody(map[string]string{"name": c.Name, "url": c.Server}))
+	if err != nil {
+		return err
+	}
+	return p.print(added, func(w io.Writer) {
+		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.URL, "Secret", added.Shown.Secret)
+		fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
+	})
+}
+
+type workerListCmd struct {
+	apiFlags
+	Limit int `default:"500" help:"How many to list at most."`
+}
+
+func (workerListCmd) Help() string {
+	return examples("", "sluice worker list", "sluice worker list --output json")
+}
+
+func (c workerListCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	l, err := list[workerView](ctx, api, "/workers", nil, c.Limit)
+	if err != nil {
+		return err
+	}
+	defer l.more(p)
+	return p.print(l, func(w io.Writer) {
+		if len(l.Items) == 0 {
+			fmt.Fprintln(w, "No workers yet. Register one: sluice worker add NAME URL")
+			return
+		}
+		table(w, "NAME URL REGISTERED DOWN-SINCE REASON", rows(l, workerView.row)...)
+	})
+}
+
+type workerTestCmd struct {
+	apiFlags
+	contentFlags
+	Name   string `arg:"" help:"Name of the worker."`
+	Action string `arg:"" help:"What to call: the path below the worker's URL."`
+}
+
+func (workerTestCmd) Help() string {
+	return examples("The call is signed as any other. Fails when the worker cannot be reached or does not say what becomes of the message.",
+		"sluice worker test shop check-order --data '{\"order\":\"ABC-123\"}'",
+		"sluice worker test shop check-order --file order.json -H x-source=shop")
+}
+
+// testView is how a worker answered.
+type testView struct {
+	Reached  bool    `json:"reached"`
+	Class    string  `json:"class"`
+	Status   int     `json:"status"`
+	Duration float64 `json:"duration_ms"`
+	Verdict  string  `json:"verdict"`
+	Reason   string  `json:"reason"`
+	Messages []struct {
+		Followers []string          `json:"followers"`
+		Headers   map[string]string `json:"headers"`
+		Body      json.RawMessage   `json:"body"`
+	} `json:"messages"`
+}
+
+func (c workerTestCmd) Run(ctx context.Context, p *program) error {
+	var body []byte
+	if c.given() {
+		var err error
+		if body, err = c.read(p); err != nil {
+			return err
+		}
+	}
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	headers := map[string]string{"content-type": c.headers(body)["Content-Type"]}
+	for name, value := range c.Header {
+		headers[name] = value
+	}
+	call := map[string]any{"action": c.Action, "headers": headers}
+	switch {
+	case json.Valid(body):
+		call["body"] = json.RawMessage(body)
+	case utf8.Valid(body):
+		call["text"] = string(body)
+	default:
+		call["base64"] = base64.StdEncoding.EncodeToString(body)
+	}
+	tested, err := ask[testView](ctx, api, request{method: http.MethodPost, path: pathOf("workers", c.Name, "test")}.jsonBody(call))
+	if err != nil {
+		return err
+	}
+	t := tested.Shown
+	if err := p.print(tested, func(w io.Writer) {
+		facts(w,
+			"Worker", c.Name,
+			"Status", number(t.Status),
+			"Took", strconv.FormatFloat(t.Duration, 'f', 1, 64)+" ms",
+			"Verdict", t.Verdict,
+			"Class", t.Class,
+			"Reason", t.Reason,
+		)
+		for _, m := range t.Messages {
+			to := "all followers"
+			if m.Followers != nil {
+				to = fmt.Sprint(m.Followers)
+			}
+			fmt.Fprintf(w, "\nTo %s:\n%s\n", line(to), shownBody(m.Body))
+		}
+	}); err != nil {
+		return err
+	}
+	if t.Verdict == "" {
+		return &toldError{exitFailed}
+	}
+	return nil
+}
+
+type workerRemoveCmd struct {
+	apiFlags
+	Name string `arg:"" help:"Name of the worker."`
+}
+
+func (workerRemoveCmd) Help() string {
+	return examples("One that an enabled topology names stays.", "sluice worker remove shop")
+}
+
+func (c workerRemoveCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	if _, err := api.send(ctx, request{method: http.MethodDelete, path: pathOf("workers", c.Name)}); err != nil {
+		return err
+	}
+	return p.print(map[string]string{"removed": c.Name}, func(w io.Writer) { fmt.Fprintf(w, "Removed %s.\n", line(c.Name)) })
+}
