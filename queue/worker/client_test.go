@@ -187,6 +187,13 @@ func TestDialTimeout(t *testing.T) {
 	}
 }
 
+// The names of classes and verdicts are kept with the attempts.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	got := fmt.Sprint(worker.Unavailable, worker.Limited, worker.Transient, worker.Rejected, worker.Cancelled, worker.Class(0), worker.Done, worker.Stop, worker.Repeat, worker.Verdict(9))
+	equal(t, "names", got, "unavailable limited transient rejected cancelled Class(0) done stop repeat Verdict(9)")
+}
+
 // Who cancels the call, as a shutdown does, learns nothing about the worker; a
 // deadline of the context is a deadline like any other.
 func TestContext(t *testing.T) {
