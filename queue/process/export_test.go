@@ -1,0 +1,12 @@
+package process
+
+// The statements of lists, for tests that look at their plans.
+const (
+	NewestSQL   = newestSQL
+	NewestOfSQL = newestOfSQL
+	MessagesSQL = messagesSQL
+	LookAtMost  = lookAtMost
+)
+
+// EvidenceSQL lists processes with rows in a table.
+func EvidenceSQL(table string) string { return evidenceSQL(table) }
