@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +29,7 @@ func measureHandOff(ctx context.Context, r *run) (Result, error) {
 		return Result{}, err
 	}
 	defer drop()
-	baseline, err := riverNoOps(ctx, url, r.scaled(20_000))
+	baseline, err := riverNoOps(ctx, url, r.scaled(100_000))
 	if err != nil {
 		return Result{}, err
 	}
@@ -37,7 +38,7 @@ func measureHandOff(ctx context.Context, r *run) (Result, error) {
 		return Result{}, err
 	}
 	defer pool.Close()
-	rate, err := handOffRate(ctx, pool, r.scaled(5_000))
+	rate, err := handOffRate(ctx, pool, r.scaled(30_000))
 	return Result{Rate: rate, Unit: "hops/s", Baseline: baseline, BaselineName: "River no-op jobs/s"}, err
 }
 
@@ -58,17 +59,8 @@ func handOffRate(ctx context.Context, pool *pgxpool.Pool, events int) (float64, 
 		return 0, err
 	}
 	defer engine.Stop(context.WithoutCancel(ctx))
-	batch := make([]queue.Event, 1000)
-	for i := range batch {
-		batch[i] = queue.Event{Tenant: tenant, Topology: "line", Node: "in", Body: body}
-	}
-	for left := events; left > 0; left -= len(batch) {
-		_, errs := engine.AcceptMany(ctx, batch[:min(left, len(batch))])
-		for _, err := range errs {
-			if err != nil {
-				return 0, err
-			}
-		}
+	if err := acceptAll(ctx, engine, events, body); err != nil {
+		return 0, err
 	}
 	if err := settleDatabase(ctx, pool); err != nil {
 		return 0, err
@@ -80,7 +72,7 @@ func handOffRate(ctx context.Context, pool *pgxpool.Pool, events int) (float64, 
 	if err := calls.wait(ctx); err != nil {
 		return 0, err
 	}
-	if err := until(ctx, pool, `select not exists (select from river.river_job where kind = 'message')`); err != nil {
+	if err := until(ctx, pool, noneOpen); err != nil {
 		return 0, err
 	}
 	took := time.Since(start)
@@ -95,6 +87,12 @@ func settleDatabase(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 	return nil
 }
+
+// noneOpen is true when the last hand-off is committed.
+const noneOpen = `select not exists (select from river.river_job where kind = 'message')`
+
+// silent is for libraries whose news is not ours.
+var silent = slog.New(slog.DiscardHandler)
 
 // countdown waits for a number of events without asking the database for them.
 type countdown struct {
