@@ -125,13 +125,15 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 
 func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	select {
-	case e.events <- p:
-		return nil
+	case <-e.closing:
+		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
 	default:
 	}
 	select {
 	case e.events <- p:
 		return nil
+	case <-e.closing:
+		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
 	case <-ctx.Done():
 		return ErrOverloaded
 	}
@@ -148,15 +150,22 @@ func (p *pendingEvent) wait(ctx context.Context) (Accepted, error) {
 
 // acceptLoop commits what has gathered, then what gathered meanwhile.
 func (e *Engine) acceptLoop() {
-	for first := range e.events {
+	for {
+		var first *pendingEvent
+		select {
+		case first = <-e.events:
+		case <-e.closing:
+			select {
+			case first = <-e.events:
+			default:
+				return
+			}
+		}
 		batch, size := []*pendingEvent{first}, len(first.Body)
 	gather:
 		for len(batch) < flushItems && size < flushBytes {
 			select {
-			case p, ok := <-e.events:
-				if !ok {
-					break gather
-				}
+			case p := <-e.events:
 				batch, size = append(batch, p), size+len(p.Body)
 			default:
 				break gather
@@ -178,7 +187,7 @@ func (e *Engine) acceptBatch(batch []*pendingEvent) {
 		switch {
 		case err == nil:
 			return
-		case isPassing(err) && try < acceptTries-1:
+		case (isPassing(err) || isStored(err)) && try < acceptTries-1:
 			pause(ctx, try)
 		case isRefused(err) && len(batch) > 1:
 			e.acceptBatch(batch[:len(batch)/2])

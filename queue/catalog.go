@@ -53,6 +53,7 @@ type workerKey struct {
 // lead to, and workers, is kept while the tenant's revision stays what it was, which is looked at every refreshEvery.
 type catalog struct {
 	pool   *pgxpool.Pool
+	clock  *databaseClock // set whenever the database is asked anyway
 	flight singleflight.Group
 
 	mu       sync.RWMutex
@@ -76,8 +77,19 @@ type routeKey struct {
 // refreshEvery bounds how long a change goes unseen by a node: well within the second that enabling may take.
 const refreshEvery = 400 * time.Millisecond
 
-func newCatalog(pool *pgxpool.Pool) *catalog {
-	return &catalog{pool: pool, versions: map[int64]*version{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
+func newCatalog(pool *pgxpool.Pool, clock *databaseClock) *catalog {
+	return &catalog{pool: pool, clock: clock, versions: map[int64]*version{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
+}
+
+// shared runs a look-up once for all who ask at the same time. Whoever asked first may leave: the others still want it.
+func (c *catalog) shared(ctx context.Context, key string, find func(context.Context) (any, error)) (any, error) {
+	ctx = context.WithoutCancel(ctx)
+	v, err, _ := c.flight.Do(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		return find(ctx)
+	})
+	return v, err
 }
 
 // tenant returns what is known of a tenant's configuration, as fresh as refreshEvery.
@@ -88,13 +100,15 @@ func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
 	if known != nil && time.Since(known.used) < refreshEvery {
 		return known, nil
 	}
-	v, err, _ := c.flight.Do(fmt.Sprintf("tenant %d", id), func() (any, error) {
+	v, err := c.shared(ctx, fmt.Sprintf("tenant %d", id), func(ctx context.Context) (any, error) {
 		asked := time.Now()
 		var revision int64
-		err := c.pool.QueryRow(ctx, `select revision from sluice.configuration where tenant_id = $1`, id).Scan(&revision)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		var now time.Time
+		if err := c.pool.QueryRow(ctx, `
+			select coalesce((select revision from sluice.configuration where tenant_id = $1), 0), clock_timestamp()`, id).Scan(&revision, &now); err != nil {
 			return nil, err
 		}
+		c.clock.set(now, asked)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		fresh := &tenantConfig{revision: revision, used: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}}
@@ -123,8 +137,9 @@ func (c *catalog) route(ctx context.Context, tenant int64, name string, number i
 	if v != nil {
 		return v, nil
 	}
-	found, err, _ := c.flight.Do(fmt.Sprintf("route %d %d %s %d", tenant, config.revision, name, number), func() (any, error) {
+	found, err := c.shared(ctx, fmt.Sprintf("route %d %d %s %d", tenant, config.revision, name, number), func(ctx context.Context) (any, error) {
 		var stored topology.Version
+		var err error
 		if number == 0 {
 			stored, err = topology.Enabled(ctx, c.pool, tenant, name)
 		} else {
@@ -160,7 +175,7 @@ func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, err
 	if ok {
 		return target, nil
 	}
-	found, err, _ := c.flight.Do(fmt.Sprintf("worker %d %d %s", key.tenant, config.revision, key.name), func() (any, error) {
+	found, err := c.shared(ctx, fmt.Sprintf("worker %d %d %s", key.tenant, config.revision, key.name), func(ctx context.Context) (any, error) {
 		w, err := findWorker(ctx, c.pool, key.tenant, key.name)
 		if err != nil {
 			return nil, err

@@ -29,6 +29,13 @@ func isPassing(err error) bool {
 	return false
 }
 
+// isStored tells whether a row was there already. Ids are made to be unique, so it is the row of an earlier try whose
+// answer was lost, and which was still on its way when it was looked for.
+func isStored(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23505"
+}
+
 // isRefused tells whether Postgres refused what the statement carried, so that sending it again would change nothing.
 func isRefused(err error) bool { return err != nil && !isPassing(err) }
 

@@ -57,6 +57,9 @@ func ensurePartitions(ctx context.Context, pool *pgxpool.Pool) error {
 			if errors.As(err, &pg) && (pg.Code == "42P07" || pg.Code == "23505") {
 				continue // another node was first
 			}
+			if errors.As(err, &pg) && pg.Code == "55P03" && d > 0 {
+				continue // someone holds the table just now, and there are days left to try again
+			}
 			if err != nil {
 				return fmt.Errorf("create partition %s: %w", name, err)
 			}

@@ -85,6 +85,7 @@ type Engine struct {
 	clock   *databaseClock
 
 	events  chan *pendingEvent
+	closing chan struct{} // closed when no more events are taken
 	settled chan *settlement
 
 	mu       sync.Mutex // guards what follows
@@ -132,10 +133,10 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	}
 	e := &Engine{
 		pool: pool, config: c, log: c.Logger,
-		catalog:   newCatalog(pool),
-		ids:       &idBlock{pool: pool},
 		clock:     &databaseClock{},
+		ids:       &idBlock{pool: pool},
 		events:    make(chan *pendingEvent, 2*flushItems),
+		closing:   make(chan struct{}),
 		settled:   make(chan *settlement, flushItems),
 		inFlight:  map[int64]*delivery{},
 		awake:     map[*edge]struct{}{},
@@ -144,13 +145,14 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		wakeAlarm: make(chan time.Duration, 64),
 		orphans:   make(chan struct{}, 1),
 	}
-	e.herald = newHerald(pool, e.log)
+	e.catalog = newCatalog(pool, e.clock)
 	if err := e.clock.read(ctx, pool); err != nil {
 		return nil, fmt.Errorf("read the database's clock: %w", err)
 	}
 	if err := ensurePartitions(ctx, pool); err != nil {
 		return nil, fmt.Errorf("create partitions: %w", err)
 	}
+	e.herald = newHerald(pool, e.log)
 	for range committers {
 		e.accepts.Go(e.acceptLoop)
 	}
@@ -191,10 +193,10 @@ func (e *Engine) Start(ctx context.Context) error {
 }
 
 // Stop drains: it takes no more events, claims nothing more, waits for the calls under way, commits their results, and
-// gives back what it still holds. When ctx ends first, calls are cut off and their messages go back to their edges.
-// The caller must not call [Engine.Accept] any more.
+// gives back what it still holds. When ctx ends first, calls are cut off and their messages go back to their edges. It
+// is called once.
 func (e *Engine) Stop(ctx context.Context) error {
-	close(e.events)
+	close(e.closing)
 	e.accepts.Wait()
 	var errs []error
 	if e.stopFetch != nil {

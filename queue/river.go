@@ -195,11 +195,11 @@ select id from done`
 const takeIDsSQL = `select array_agg(nextval('river.river_job_id_seq')) from generate_series(1, $1::int)`
 
 // takeOverSQL makes the jobs of runners whose lease is over available to everyone. The scan is bounded by what is in
-// flight, not by what waits.
+// flight, not by what waits. A claimant that is a number is a runner; River's own clients have other names.
 const takeOverSQL = `
 with orphan as (
     select j.id from river.river_job j
-    where j.state = 'running' and j.kind = 'message'
+    where j.state = 'running' and j.attempted_by[array_upper(j.attempted_by, 1)] ~ '^[0-9]+$'
     and not exists (
         select from sluice.runner r
         where r.id::text = j.attempted_by[array_upper(j.attempted_by, 1)] and r.lease_until > clock_timestamp())
@@ -214,13 +214,13 @@ select queue, count(*) from freed group by queue`
 // claimsOfSQL lists the jobs that a runner has claimed.
 const claimsOfSQL = `
 select id from river.river_job
-where state = 'running' and kind = 'message' and attempted_by[array_upper(attempted_by, 1)] = $1::text`
+where state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $1::text`
 
 // releaseSQL gives claimed jobs back: those in $2, or all of the runner's when $2 is null.
 const releaseSQL = `
 with mine as (
     select id from river.river_job
-    where state = 'running' and kind = 'message' and attempted_by[array_upper(attempted_by, 1)] = $1::text
+    where state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $1::text
     and ($2::bigint[] is null or id = any($2))
     order by id
     for update
