@@ -130,7 +130,7 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	if err := s.give(s.lock.Name()); err != nil { // or the owner of the cluster could not come back without root
 		return nil, err
 	}
-	if err := s.choose(ctx); err != nil {
+	if err := s.choose(); err != nil {
 		return nil, err
 	}
 	if err := s.reach(ctx, s.dir); err != nil {

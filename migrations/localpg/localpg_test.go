@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
+	if clusterMade != "" {
+		_ = os.RemoveAll(clusterMade)
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -98,7 +102,7 @@ func TestLife(t *testing.T) {
 // Each way to restart keeps the URL and what was committed.
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	s := start(t, localpg.Config{Dir: tempDir(t)})
+	s := start(t, localpg.Config{Dir: clusterDir(t)})
 	url := s.URL(localpg.Database)
 	exec1(t, url, "create table t (n int)")
 	for n, mode := range []localpg.Mode{localpg.Fast, localpg.Immediate, localpg.Crash} {
@@ -160,7 +164,7 @@ func TestInUse(t *testing.T) {
 // When Sluice is killed, its server goes with it, and the next start finds all that was committed.
 func TestParentKilled(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := clusterDir(t)
 	for round := range 3 {
 		cmd, url := startHelper(t, dir)
 		if round == 0 {
@@ -187,7 +191,7 @@ func TestParentKilled(t *testing.T) {
 // server as the package does, but without a parent that cares.)
 func TestOrphan(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := clusterDir(t)
 	s := start(t, localpg.Config{Dir: dir})
 	exec1(t, s.URL(localpg.Database), "create table t as select 1 as n")
 	ok(t, s.Stop(t.Context()))
@@ -211,7 +215,7 @@ func TestOrphan(t *testing.T) {
 // After a power cut the lock file of the server is there and its process number belongs to somebody else.
 func TestStaleLockFile(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := clusterDir(t)
 	lockFile := filepath.Join(dir, "data", "postmaster.pid")
 	s := start(t, localpg.Config{Dir: dir})
 	stale, err := os.ReadFile(lockFile)
@@ -258,7 +262,18 @@ func TestRefusals(t *testing.T) {
 			private := tempDir(t)
 			ok(t, os.Chmod(private, 0o700))
 			return localpg.Config{Dir: filepath.Join(private, "cluster")}
-		}, "choose a directory that others may enter"},
+		}, "cluster: choose a directory that others may enter"},
+		"binaries out of reach": {func(t *testing.T) localpg.Config {
+			if os.Geteuid() != 0 {
+				t.Skip("only root runs the server as somebody else")
+			}
+			bin := filepath.Join(tempDir(t), "bin")
+			ok(t, os.Mkdir(bin, 0o700))
+			for _, name := range []string{"initdb", "postgres"} {
+				ok(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho 'postgres (PostgreSQL) 15.1'\n"), 0o755))
+			}
+			return localpg.Config{Dir: filepath.Join(dir, "never"), Bin: bin}
+		}, "bin: choose a directory that others may enter"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -273,9 +288,7 @@ func TestRefusals(t *testing.T) {
 // A server that cannot start says why in the error.
 func TestBrokenCluster(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
-	s := start(t, localpg.Config{Dir: dir})
-	ok(t, s.Stop(t.Context()))
+	dir := clusterDir(t)
 	ok(t, os.Remove(filepath.Join(dir, "data", "global", "pg_control")))
 	_, err := localpg.Start(t.Context(), localpg.Config{Dir: dir})
 	if err == nil || !strings.Contains(err.Error(), "pg_control") || strings.Contains(err.Error(), "\n") {
@@ -289,7 +302,7 @@ func TestCopiedByRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir := tempDir(t)
+	dir := clusterDir(t)
 	s := start(t, localpg.Config{Dir: dir})
 	exec1(t, s.URL(localpg.Database), "create table t as select 1 as n")
 	ok(t, s.Stop(t.Context()))
@@ -305,7 +318,7 @@ func TestCopiedByRoot(t *testing.T) {
 // Remove leaves nothing, also of a server whose parent was killed.
 func TestRemove(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := clusterDir(t)
 	cmd, _ := startHelper(t, dir)
 	postmaster := postmasterOf(t, dir)
 	ok(t, cmd.Process.Kill())
@@ -339,7 +352,7 @@ func TestOrdinaryUser(t *testing.T) {
 	ok(t, err)
 	program := filepath.Join(dir, "test")
 	ok(t, os.WriteFile(program, binary, 0o755))
-	cmd := exec.CommandContext(t.Context(), program, "-test.run", "^Test(Life|Restart|LongDirectory|InUse|ParentKilled|StaleLockFile|Fetch)$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), program, "-test.run", "^Test(Life|LongDirectory|ParentKilled|StaleLockFile|Fetch)$", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
@@ -440,6 +453,41 @@ func tempDir(t *testing.T) string {
 	t.Cleanup(func() { ok(t, os.RemoveAll(dir)) })
 	return dir
 }
+
+// clusterDir is a directory with a cluster in it, stopped: a copy of one that is made once, because to make one is most of
+// the time that these tests take.
+func clusterDir(t *testing.T) string {
+	t.Helper()
+	made, err := cluster()
+	if errors.Is(err, localpg.ErrNoBinaries) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	ok(t, err)
+	dir := tempDir(t)
+	if out, err := exec.Command("cp", "-a", filepath.Join(made, "data"), dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
+
+var cluster = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "localpg-")
+	if err != nil {
+		return "", err
+	}
+	clusterMade = dir
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	s, err := localpg.Start(context.Background(), localpg.Config{Dir: dir})
+	if err != nil {
+		return "", err
+	}
+	return dir, s.Stop(context.Background())
+})
+
+// clusterMade is for TestMain to remove.
+var clusterMade string
 
 func giveLike(t *testing.T, model, path string) {
 	t.Helper()

@@ -64,6 +64,8 @@ func (s *Server) reach(ctx context.Context, dir string) error {
 	}
 	if dir == "/" {
 		dir = s.bin
+	} else if err := s.reach(ctx, "/"); err != nil {
+		return err // it is the binaries that are out of reach
 	}
 	who := "this user"
 	if s.account != nil {
