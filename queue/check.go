@@ -96,32 +96,36 @@ func (c *checker) warning(rule, id, detail string, args ...any) {
 // Check proves that each message is in exactly one place, that the counters of processes say so, and that hand-offs
 // were atomic. It looks at a live database in one snapshot and changes nothing; what it holds in memory does not grow
 // with the database. The pool is an engine's, which sees all tenants.
-func Check(ctx context.Context, pool *pgxpool.Pool) (Report, error) {
-	c, start := &checker{Report: Report{Versions: []VersionSums{}, Violations: []Finding{}, Warnings: []Finding{}}}, time.Now()
+func Check(ctx context.Context, pool *pgxpool.Pool) (r Report, err error) {
+	start := time.Now()
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err := pgx.BeginTxFunc(ctx, pool, snapshot, func(tx pgx.Tx) error {
-		if err := c.open(ctx, tx); err != nil {
-			return err
-		}
-		for _, step := range []struct {
-			name string
-			do   func(context.Context, pgx.Tx) error
-		}{
-			{"messages", c.checkMessages},
-			{"processes", c.checkProcesses},
-			{"idempotency keys", c.checkKeys},
-			{"foreign jobs", c.countForeign},
-			{"cancelled jobs", c.checkCancelled},
-			{"runners", c.checkRunners},
-		} {
-			if err := step.do(ctx, tx); err != nil {
-				return fmt.Errorf("check %s: %w", step.name, err)
-			}
-		}
-		return nil
+	err = pgx.BeginTxFunc(ctx, pool, snapshot, func(tx pgx.Tx) error {
+		r, err = check(ctx, tx)
+		return err
 	})
-	c.Seconds = time.Since(start).Seconds()
-	return c.Report, err
+	r.Seconds = time.Since(start).Seconds()
+	return r, err
+}
+
+func check(ctx context.Context, tx pgx.Tx) (Report, error) {
+	c := &checker{Report: Report{Versions: []VersionSums{}, Violations: []Finding{}, Warnings: []Finding{}}}
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, pgx.Tx) error
+	}{
+		{"session", c.open},
+		{"messages", c.checkMessages},
+		{"processes", c.checkProcesses},
+		{"idempotency keys", c.checkKeys},
+		{"foreign jobs", c.countForeign},
+		{"cancelled jobs", c.checkCancelled},
+		{"runners", c.checkRunners},
+	} {
+		if err := step.do(ctx, tx); err != nil {
+			return c.Report, fmt.Errorf("check %s: %w", step.name, err)
+		}
+	}
+	return c.Report, nil
 }
 
 // errWalled says that the check would find everything clean because it sees nothing.
