@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,11 +87,9 @@ func (e *Engine) deliver(d *delivery) {
 		return
 	}
 	timeout := time.Duration(n.Timeout)
-	ctx, cancel := context.WithTimeout(e.callCtx, timeout)
-	defer cancel()
 	start := time.Now()
 	v := d.edge.version
-	result, err := e.config.Caller.Call(ctx, target, worker.Request{
+	result, err := e.config.Caller.Call(e.callCtx, target, worker.Request{
 		Action:        n.Action,
 		MessageID:     process.MessageID{Process: d.process, Number: d.id}.String(),
 		CorrelationID: d.process.String(),

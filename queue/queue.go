@@ -60,7 +60,8 @@ type Config struct {
 	Caller Caller
 }
 
-// Caller calls a worker; [worker.Client] is the one in use. Benchmarks put another in its place, to see the engine alone.
+// Caller calls a worker and returns by the request's deadline; its errors are [*worker.Failure]. [worker.Client] is the
+// one in use. Benchmarks put another in its place, to see the engine alone.
 type Caller interface {
 	Call(ctx context.Context, target worker.Target, request worker.Request) (worker.Result, error)
 }
