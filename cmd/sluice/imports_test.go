@@ -283,7 +283,7 @@ func sources(t *testing.T) []string {
 	t.Helper()
 	var files []string
 	if _, err := os.Stat(filepath.Join(root, ".git")); err == nil {
-		for f := range strings.SplitSeq(strings.Trim(string(command(t, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")), "\x00"), "\x00") {
+		for f := range strings.SplitSeq(strings.Trim(string(command(t, "git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")), "\x00"), "\x00") {
 			if _, err := os.Lstat(filepath.Join(root, f)); err == nil { // not one that is being deleted
 				files = append(files, f)
 			}
