@@ -53,7 +53,7 @@ func AddWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by s
 	if err != nil {
 		return w, secret, err
 	}
-	return w, secret, noteChange(ctx, tx, tenant, by, "add-worker", name)
+	return w, secret, topology.NoteChange(ctx, tx, tenant, by, "add-worker", name)
 }
 
 func checkWorkerURL(address string) error {
@@ -77,7 +77,7 @@ func SetWorkerURL(ctx context.Context, tx pgx.Tx, tenant int64, name, address, b
 	if tag.RowsAffected() == 0 {
 		return ErrNoWorker
 	}
-	return noteChange(ctx, tx, tenant, by, "move-worker", name)
+	return topology.NoteChange(ctx, tx, tenant, by, "move-worker", name)
 }
 
 // ListWorkers returns a tenant's workers in order of their names, from the one after the given name.
@@ -122,7 +122,7 @@ func RemoveWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, by string)
 	if tag.RowsAffected() == 0 {
 		return ErrNoWorker
 	}
-	return noteChange(ctx, tx, tenant, by, "remove-worker", name)
+	return topology.NoteChange(ctx, tx, tenant, by, "remove-worker", name)
 }
 
 // TestWorker calls an action of a registered worker with a message that belongs to no process.
@@ -148,16 +148,4 @@ func (e *Engine) markWorker(key workerKey, reason string) {
 		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name, reason); err != nil {
 		e.log.WarnContext(ctx, "State of worker not noted", "worker", key.name, "err", err)
 	}
-}
-
-// noteChange records who changed the configuration, and tells every node that it has changed.
-func noteChange(ctx context.Context, tx pgx.Tx, tenant int64, by, action, subject string) error {
-	if _, err := tx.Exec(ctx, `insert into sluice.audit (tenant_id, actor, action, subject) values ($1, $2, $3, $4)`,
-		tenant, by, action, subject); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, `
-		insert into sluice.configuration (tenant_id, revision) values ($1, 1)
-		on conflict (tenant_id) do update set revision = sluice.configuration.revision + 1`, tenant)
-	return err
 }

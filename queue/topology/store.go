@@ -182,7 +182,7 @@ func SaveDraft(ctx context.Context, tx pgx.Tx, tenant int64, g Graph, source, by
 		tenant, id, g, source, by); err != nil {
 		return Version{}, err
 	}
-	if err := changed(ctx, tx, tenant, by, "apply-topology", g.Name); err != nil {
+	if err := NoteChange(ctx, tx, tenant, by, "apply-topology", g.Name); err != nil {
 		return Version{}, err
 	}
 	return Draft(ctx, tx, tenant, g.Name)
@@ -221,7 +221,7 @@ func Publish(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) (Ver
 		tenant, version, from, to); err != nil {
 		return Version{}, err
 	}
-	if err := changed(ctx, tx, tenant, by, "publish-topology", fmt.Sprintf("%s v%d", name, number)); err != nil {
+	if err := NoteChange(ctx, tx, tenant, by, "publish-topology", fmt.Sprintf("%s v%d", name, number)); err != nil {
 		return Version{}, err
 	}
 	return Numbered(ctx, tx, tenant, name, number)
@@ -282,7 +282,7 @@ func enable(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 		return v, err
 	}
 	v.Enabled, v.RetiredAt = true, nil
-	return v, changed(ctx, tx, tenant, by, action, v.Label())
+	return v, NoteChange(ctx, tx, tenant, by, action, v.Label())
 }
 
 // Disable takes no new events any more. What is in flight finishes.
@@ -294,7 +294,7 @@ func Disable(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) erro
 	if _, err := tx.Exec(ctx, `update sluice.topology set enabled_version_id = null where tenant_id = $1 and id = $2`, tenant, id); err != nil {
 		return err
 	}
-	return changed(ctx, tx, tenant, by, "disable-topology", name)
+	return NoteChange(ctx, tx, tenant, by, "disable-topology", name)
 }
 
 // Delete removes a topology with all its versions from sight. The rows stay, so that what is in flight finishes and
@@ -313,7 +313,7 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) error
 		update sluice.topology set deleted_at = now(), enabled_version_id = null where tenant_id = $1 and id = $2`, tenant, id); err != nil {
 		return err
 	}
-	return changed(ctx, tx, tenant, by, "delete-topology", name)
+	return NoteChange(ctx, tx, tenant, by, "delete-topology", name)
 }
 
 // Retire takes one published version out of use: it cannot be rolled back to. An enabled version is disabled first.
@@ -335,7 +335,7 @@ func Retire(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 		update sluice.topology_version set retired_at = now() where tenant_id = $1 and id = $2 and retired_at is null`, tenant, v.ID); err != nil {
 		return err
 	}
-	return changed(ctx, tx, tenant, by, "retire-topology", v.Label())
+	return NoteChange(ctx, tx, tenant, by, "retire-topology", v.Label())
 }
 
 // EdgesOf returns the ids of the edges of a topology's version, or of all its versions if number is 0.
@@ -372,8 +372,9 @@ func lock(ctx context.Context, tx pgx.Tx, tenant int64, name string) (id int64, 
 	return id, err
 }
 
-// changed notes who did what, and tells every node that the tenant's configuration is no longer what it remembers.
-func changed(ctx context.Context, tx pgx.Tx, tenant int64, by, action, subject string) error {
+// NoteChange notes who changed what of a tenant's configuration, of topologies or anything else, and tells every node
+// that it is no longer what it remembers.
+func NoteChange(ctx context.Context, tx DB, tenant int64, by, action, subject string) error {
 	if _, err := tx.Exec(ctx, `
 		insert into sluice.audit (tenant_id, actor, action, subject) values ($1, $2, $3, $4)`, tenant, by, action, subject); err != nil {
 		return err
