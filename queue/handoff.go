@@ -36,9 +36,13 @@ func (e *Engine) handOffLoop() {
 // that a try whose answer was lost is recognised. A settlement that Postgres refuses is found by halving, and goes to
 // the trash alone.
 func (e *Engine) handOff(batch []*settlement) {
-	ctx := context.Background()
+	ctx := e.dbCtx
 	f, err := e.newFlush(ctx, batch)
 	for try := 0; err != nil; try++ { // ids could not be taken: nothing was sent
+		if ctx.Err() != nil {
+			e.leave(batch)
+			return
+		}
 		pause(ctx, try)
 		f, err = e.newFlush(ctx, batch)
 	}
@@ -49,6 +53,11 @@ func (e *Engine) handOff(batch []*settlement) {
 		}
 		if err == nil {
 			e.finish(f, done)
+			return
+		}
+		if ctx.Err() != nil {
+			e.abandonAll(f.claims)
+			e.leave(batch)
 			return
 		}
 		if !isRefused(err) {
@@ -64,6 +73,15 @@ func (e *Engine) handOff(batch []*settlement) {
 		}
 		e.refuse(batch[0], err)
 		return
+	}
+}
+
+// leave gives results up that could not be committed before the engine had to stop. Their claims stay behind, and their
+// messages are worked again when the lease is out.
+func (e *Engine) leave(batch []*settlement) {
+	e.log.Warn("Results not committed before the stop, their messages will be worked again", "count", len(batch))
+	for _, s := range batch {
+		e.abandon(s.d)
 	}
 }
 
@@ -302,7 +320,7 @@ func (e *Engine) conclude(s *settlement, committed bool) {
 
 // giveBack returns a claimed message to its edge with nothing recorded: its call was cut off by a stop.
 func (e *Engine) giveBack(d *delivery) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(e.dbCtx, callTimeout)
 	defer cancel()
 	e.abandon(d)
 	if _, err := e.wakeCounted(ctx, releaseSQL, d.life.claimant, []int64{d.id}); err != nil {

@@ -71,7 +71,7 @@ const (
 	flushItems   = 1000 // most results, or events, in one statement
 	flushBytes   = 8 << 20
 	callTimeout  = 30 * time.Second // of one statement of the engine
-	drainGrace   = 30 * time.Second
+	lastWord     = 5 * time.Second // that a stop takes for the database when its time is up
 	fetchAtOnce  = 500 // most messages claimed by one statement
 	selfStopPart = 0.8 // of the lease: a runner that could not renew for so long starts no call
 )
@@ -107,6 +107,8 @@ type Engine struct {
 	stopFetch context.CancelFunc
 	callCtx   context.Context // of all calls; stored because calls outlive whoever started them
 	cutCalls  context.CancelFunc
+	dbCtx     context.Context // of what must reach the database after calls
+	cutDB     context.CancelFunc
 	loops     sync.WaitGroup // fetcher, beat, sentinel, listener
 	calls     sync.WaitGroup
 	commits   sync.WaitGroup
@@ -180,6 +182,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	loopCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stopFetch = stop
 	e.callCtx, e.cutCalls = context.WithCancel(context.WithoutCancel(ctx))
+	e.dbCtx, e.cutDB = context.WithCancel(context.WithoutCancel(ctx))
 	e.mu.Lock()
 	e.running, e.slots = true, e.config.Slots
 	e.mu.Unlock()
@@ -211,20 +214,20 @@ func (e *Engine) stopRunner(ctx context.Context) error {
 	e.mu.Lock()
 	e.running = false
 	e.mu.Unlock()
-	called := make(chan struct{})
-	go func() { e.calls.Wait(); close(called) }()
-	select {
-	case <-called:
-	case <-ctx.Done():
+	// When the time is up, calls are cut off; a little later, so is what cannot reach the database. Both leave claims
+	// behind that others take over when the lease is out.
+	defer context.AfterFunc(ctx, func() {
 		e.cutCalls()
-		<-called
-	}
+		time.AfterFunc(lastWord, e.cutDB)
+	})()
+	defer e.cutDB()
+	defer e.cutCalls()
+	e.calls.Wait()
 	close(e.settled)
 	e.commits.Wait()
-	e.cutCalls()
 	e.stopFetch()
 	e.loops.Wait()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 	defer cancel()
 	return errors.Join(e.tasks.stop(last), e.endLife(last))
 }
