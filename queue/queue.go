@@ -71,9 +71,9 @@ const (
 	flushItems   = 1000 // most results, or events, in one statement
 	flushBytes   = 8 << 20
 	callTimeout  = 30 * time.Second // of one statement of the engine
-	lastWord     = 5 * time.Second // that a stop takes for the database when its time is up
-	fetchAtOnce  = 500 // most messages claimed by one statement
-	selfStopPart = 0.8 // of the lease: a runner that could not renew for so long starts no call
+	lastWord     = 5 * time.Second  // that a stop takes for the database when its time is up
+	fetchAtOnce  = 500              // most messages claimed by one statement
+	selfStopPart = 0.8              // of the lease: a runner that could not renew for so long starts no call
 )
 
 // Engine accepts events and, once started, runs messages. Any number of engines may share a database.
