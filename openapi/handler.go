@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"runtime/debug"
 	"strings"
 	"unicode/utf8"
@@ -69,6 +70,9 @@ func refuse(r *http.Request, maxHeaderBytes int) *Problem {
 	if !wellFormed(r.URL.Path) {
 		return InvalidRequest.Because("the path is not UTF-8 text")
 	}
+	if !isClean(r.URL.EscapedPath()) {
+		return NotFound.Because("there is nothing at this path")
+	}
 	if r.URL.RawQuery != "" {
 		query, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
@@ -95,6 +99,12 @@ func refuse(r *http.Request, maxHeaderBytes int) *Problem {
 // wellFormed tells whether Postgres would take s as text.
 func wellFormed(s string) bool {
 	return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
+}
+
+// isClean tells whether the mux takes a path as it is. It would send a client elsewhere from a path with empty or dotted
+// segments, but no client means one.
+func isClean(p string) bool {
+	return p == "" || p == "*" || p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/")
 }
 
 // exchange is what is known of the request that a context belongs to.

@@ -58,7 +58,7 @@ var (
 	Internal = Kind{"internal-error", http.StatusInternalServerError, "Internal error",
 		"This is a mistake in Sluice. The log of the server has the cause, under the request id."}
 	Unavailable = Kind{"unavailable", http.StatusServiceUnavailable, "Not available at the moment",
-		"The server is too busy, is shutting down or cannot reach its database. Nothing was accepted; try again as `Retry-After` says."}
+		"The server is too busy, is shutting down or cannot reach its database. Try again as `Retry-After` says. Unless the detail says that nothing was accepted, an event may have been stored: send it again with the same idempotency key."}
 )
 
 var kinds = []Kind{

@@ -43,7 +43,7 @@ func New(mux *http.ServeMux, version string) huma.API {
 	c.Info.Description = "Events in, through a topology, to your workers, and nothing lost.\n\n" +
 		"Errors are problem documents (RFC 9457) whose `code` is stable; `GET /problems/{code}` explains each. " +
 		"Lists are paged by cursor: give `next` of one page as `after` of the following one. " +
-		"Times are RFC 3339 in UTC; durations are seconds, in fields named `…_seconds`."
+		"Times are RFC 3339 in UTC; durations say their unit in their names."
 	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
 	c.Servers = []*huma.Server{{URL: "/", Description: "The server that this document came from"}}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{

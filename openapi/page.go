@@ -52,9 +52,15 @@ func Cut[T any](rows []T, page Page, cursor func(last T) []any) (List[T], error)
 		return List[T]{Items: append([]T{}, rows...)}, nil // never null
 	}
 	rows = rows[:page.Limit]
-	data, err := json.Marshal(cursor(rows[len(rows)-1]))
+	next, err := CursorOf(cursor(rows[len(rows)-1])...)
+	return List[T]{Items: rows, Next: next}, err
+}
+
+// CursorOf makes a cursor for a list that knows by itself where its next page begins.
+func CursorOf(parts ...any) (string, error) {
+	data, err := json.Marshal(parts)
 	if err != nil {
-		return List[T]{}, fmt.Errorf("make a cursor: %w", err)
+		return "", fmt.Errorf("make a cursor: %w", err)
 	}
-	return List[T]{Items: rows, Next: base64.RawURLEncoding.EncodeToString(data)}, nil
+	return base64.RawURLEncoding.EncodeToString(data), nil
 }

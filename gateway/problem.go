@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"sluice/gateway/auth"
+	"sluice/openapi"
+	"sluice/queue"
+	"sluice/queue/process"
+	"sluice/queue/topology"
+	"sluice/trash"
+)
+
+// problems says what the errors of the packages below are for a client. A detail that is empty is the error's own text,
+// which is fit to be shown then.
+var problems = []struct {
+	err    error
+	kind   openapi.Kind
+	detail string
+}{
+	{auth.ErrNoKey, openapi.Unauthenticated, "the request has no header Authorization: Bearer sluice_…"},
+	{auth.ErrBadKey, openapi.Unauthenticated, "the API key is not valid, or not any more"},
+	{auth.ErrInvalid, openapi.ValidationFailed, ""},
+	{auth.ErrNotFound, openapi.NotFound, "there is no such API key"},
+
+	{topology.ErrNotFound, openapi.NotFound, "there is no such topology, or no such version of it"},
+	{topology.ErrNoDraft, openapi.Conflict, "the topology has no draft: apply a file first"},
+	{topology.ErrNotEnabled, openapi.NotEnabled, "the topology, or the version asked for, takes no events now: enable a version"},
+	{topology.ErrNoneBefore, openapi.Conflict, "there is no version before the enabled one that could be enabled"},
+	{topology.ErrUnpublished, openapi.Conflict, "the topology has no published version: publish its draft first"},
+
+	{queue.ErrNoNode, openapi.NotFound, ""},
+	{queue.ErrKeyReused, openapi.IdempotencyKeyReused, "an event with this idempotency key and another body was accepted before"},
+	{queue.ErrRefused, openapi.ValidationFailed, "the database refuses to store this event"},
+	{queue.ErrOverloaded, openapi.Unavailable, "too many events wait to be stored; this one was not accepted"},
+	{queue.ErrUnavailable, openapi.Unavailable, "the database did not confirm in time that the event is stored: send it again, with the same idempotency key if it has one"},
+
+	{queue.ErrNoWorker, openapi.NotFound, "there is no such worker"},
+	{queue.ErrWorkerTaken, openapi.AlreadyExists, ""},
+	{queue.ErrWorkerUsed, openapi.InUse, ""},
+	{queue.ErrBadWorker, openapi.ValidationFailed, ""},
+
+	{process.ErrNotFound, openapi.NotFound, "there is no such process or message"},
+	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
+	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},
+	{trash.ErrContent, openapi.ValidationFailed, ""},
+}
+
+// translate turns an error into the problem that it is for the client, or nil if it is none of theirs.
+func (g *gateway) translate(err error) *openapi.Problem {
+	var scope *scopeError
+	var invalid *topology.InvalidError
+	var holds *queue.HoldsError
+	switch {
+	case errors.As(err, &scope):
+		return openapi.Forbidden.Because("%s", scope)
+	case errors.As(err, &invalid):
+		return invalidTopology(invalid)
+	case errors.As(err, &holds):
+		return openapi.HoldsMessages.Because("%s", holds).Counting(holds.Held.Total())
+	}
+	for _, p := range problems {
+		if errors.Is(err, p.err) {
+			if p.kind.Code == openapi.Unavailable.Code {
+				g.tellTrouble(err)
+			}
+			if p.detail == "" {
+				return p.kind.Because("%s", err)
+			}
+			return p.kind.Because("%s", p.detail)
+		}
+	}
+	switch {
+	case isUnstorable(err):
+		return openapi.ValidationFailed.Because("the request has text that cannot be stored: it is not UTF-8, or has a NUL in it")
+	case isPassing(err):
+		return g.unavailable(err)
+	}
+	return nil
+}
+
+// invalidTopology tells each mistake of a topology with its place in the file, as a person and as a program looks for it.
+func invalidTopology(e *topology.InvalidError) *openapi.Problem {
+	p := openapi.InvalidTopology.Because("the topology file has mistakes: mend what is named in errors")
+	if len(e.Problems) == 1 {
+		p.Detail = e.Problems[0].String()
+	}
+	for _, m := range e.Problems {
+		d := openapi.Detail{Pointer: topologyPointer(m)}
+		switch {
+		case m.Line > 0 && m.File != "":
+			d.Location = fmt.Sprintf("%s:%d", m.File, m.Line)
+		case m.Line > 0:
+			d.Location = fmt.Sprintf("line %d", m.Line)
+		default:
+			d.Location = m.File
+		}
+		m.File, m.Line = "", 0 // the location has them
+		d.Detail = m.String()
+		p.With(d)
+	}
+	return p
+}
+
+// topologyPointer points into the file: nodes are the members of one object there, by their names.
+func topologyPointer(m topology.Problem) string {
+	p := "#"
+	if m.Node != "" {
+		p += "/nodes/" + pointerPart(m.Node)
+	}
+	if m.Field != "" {
+		p += "/" + strings.ReplaceAll(pointerPart(m.Field), ".", "/") // retry.attempts
+	}
+	return p
+}
+
+// pointerPart escapes a name for a JSON pointer in a URI fragment.
+func pointerPart(name string) string {
+	return url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
+}
+
+// unavailable is the problem of a database that does not answer, or not in time.
+func (g *gateway) unavailable(err error) *openapi.Problem {
+	g.tellTrouble(err)
+	return openapi.Unavailable.Because("the database does not answer at the moment")
+}
+
+// tellTrouble logs that requests are refused because of the database: once in a while, not once a request.
+func (g *gateway) tellTrouble(err error) {
+	if g.quiet.pass(time.Second) {
+		g.log.Warn("Requests refused, the database is in trouble", "err", err)
+	}
+}
+
+// throttle lets one pass in a while.
+type throttle struct{ last atomic.Int64 }
+
+func (t *throttle) pass(every time.Duration) bool {
+	now, last := time.Now().UnixNano(), t.last.Load()
+	return now-last >= int64(every) && t.last.CompareAndSwap(last, now)
+}
+
+// isUnstorable tells whether Postgres refused a text for its bytes.
+func isUnstorable(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "22021" || pg.Code == "22P05")
+}
+
+// isPassing tells whether the database, or the way to it, is out of order for now.
+func isPassing(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code[:2] {
+		case "08", // connection
+			"25", // read-only: a fail-over is under way
+			"40", // serialisation, deadlock
+			"53", // out of disk, memory or connections
+			"55", // lock timeout
+			"57", // shut down, crashed, took too long
+			"58": // its disk
+			return true
+		}
+		return false
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &connect) || errors.As(err, &network) ||
+		pgconn.SafeToRetry(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}

@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5"
+
+	"sluice/gateway/auth"
+	"sluice/openapi"
+	"sluice/queue"
+	"sluice/queue/worker"
+)
+
+const (
+	workersPath = "/v1/workers"
+	workerPath  = "/v1/workers/{worker}"
+)
+
+// WorkerView is a worker as the contract shows it.
+type WorkerView struct {
+	Name       string     `json:"name"`
+	URL        string     `json:"url"`
+	CreatedAt  time.Time  `json:"created_at"`
+	DownSince  *time.Time `json:"down_since,omitempty" doc:"When a runner found that it cannot be reached; absent: it can, as far as is known"`
+	DownReason string     `json:"down_reason,omitempty"`
+}
+
+type newWorkerView struct {
+	Name string `json:"name" pattern:"^[a-z0-9]+(-[a-z0-9]+)*$" patternDescription:"lower-case letters and digits, joined by single dashes" maxLength:"63" doc:"By which topologies know it" example:"shop"`
+	URL  string `json:"url" maxLength:"2000" doc:"Where it listens; the actions of nodes are paths below" example:"https://shop.example.com/sluice"`
+}
+
+type addedWorkerView struct {
+	WorkerView
+	Secret string `json:"secret" doc:"Signs the calls to it. It is not shown again" example:"whsec_…"`
+}
+
+type moveWorkerView struct {
+	URL string `json:"url" maxLength:"2000" doc:"Where it listens from now on"`
+}
+
+// WorkerPath is the part of a path that names a worker.
+type WorkerPath struct {
+	Worker string `path:"worker" maxLength:"63" doc:"Name of the worker" example:"shop"`
+}
+
+type testCallView struct {
+	Action  string            `json:"action,omitempty" maxLength:"500" doc:"What to call: the path below the worker's URL" example:"check-order"`
+	Headers map[string]string `json:"headers,omitempty" doc:"Of the message"`
+	Body    json.RawMessage   `json:"body,omitempty" doc:"The message's body as JSON: the bytes from its first to its last character"`
+	Text    *string           `json:"text,omitempty" doc:"Or as text"`
+	Base64  []byte            `json:"base64,omitempty" doc:"Or as bytes"`
+}
+
+type testedView struct {
+	Reached  bool                `json:"reached" doc:"Something answered, whatever it said"`
+	Class    string              `json:"class,omitempty" enum:"unavailable,limited,transient,rejected,cancelled" doc:"Of a call that failed: what would be done about it"`
+	Status   int                 `json:"status,omitempty" doc:"HTTP status of the answer, where there was one"`
+	Duration float64             `json:"duration_ms"`
+	Verdict  string              `json:"verdict,omitempty" enum:"done,stop,repeat" doc:"What the worker made of the message; absent: the call failed"`
+	Reason   string              `json:"reason,omitempty"`
+	After    float64             `json:"after_seconds,omitempty" doc:"When it wants to be called again"`
+	Cursor   string              `json:"cursor,omitempty"`
+	Messages []testedMessageView `json:"messages" doc:"What would go on"`
+}
+
+type testedMessageView struct {
+	Followers []string          `json:"followers,omitempty" doc:"Absent: all of them"`
+	Headers   map[string]string `json:"headers"`
+	Body      json.RawMessage   `json:"body,omitempty" doc:"Its body, where it is JSON"`
+	Text      *string           `json:"text,omitempty" doc:"Or as text, where it is UTF-8"`
+	Base64    []byte            `json:"base64,omitempty" doc:"Or as bytes"`
+}
+
+// testTime is longer than a test's call may take.
+const testTime = time.Minute
+
+func (g *gateway) addWorkers() {
+	tags, look, change := []string{"workers"}, openapi.Scope("operate"), openapi.Scope("admin")
+	conflict := []int{http.StatusConflict}
+	register(g, huma.Operation{
+		OperationID: "list-workers", Method: http.MethodGet, Path: workersPath, Tags: tags, Security: look,
+		Summary: "List workers", Description: "In the order of their names.",
+	}, g.listWorkers)
+	register(g, huma.Operation{
+		OperationID: "add-worker", Method: http.MethodPost, Path: workersPath, Tags: tags, Security: change, DefaultStatus: http.StatusCreated,
+		Summary: "Register a worker", Description: "The answer has the secret that signs the calls to it.", Errors: conflict,
+	}, g.addWorker)
+	register(g, huma.Operation{
+		OperationID: "move-worker", Method: http.MethodPut, Path: workerPath, Tags: tags, Security: change,
+		Summary: "Say that a worker listens elsewhere", Description: "Its secret stays. Calls under way end where they started.",
+	}, g.moveWorker)
+	register(g, huma.Operation{
+		OperationID: "remove-worker", Method: http.MethodDelete, Path: workerPath, Tags: tags, Security: change,
+		Summary: "Forget a worker", Description: "One that an enabled topology names stays.", Errors: conflict,
+	}, g.removeWorker)
+	register(g, huma.Operation{
+		OperationID: "test-worker", Method: http.MethodPost, Path: workerPath + "/test", Tags: tags, Security: look,
+		Summary: "Call an action of a worker, outside of any process", Description: "The call is signed as any other. That it fails is an answer too, and no problem.",
+		MaxBodyBytes: g.config.MaxBody + 1, Metadata: map[string]any{timeKey: testTime},
+	}, g.testWorker)
+}
+
+func viewOfWorker(w queue.Worker) WorkerView {
+	view := WorkerView{Name: w.Name, URL: w.URL, CreatedAt: w.CreatedAt.UTC(), DownSince: utc(w.DownSince)}
+	if w.DownReason != nil {
+		view.DownReason = *w.DownReason
+	}
+	return view
+}
+
+func (g *gateway) listWorkers(ctx context.Context, in *struct{ openapi.Page }) (*answer[openapi.List[WorkerView]], error) {
+	var after string
+	if err := in.Cursor(&after); err != nil {
+		return nil, err
+	}
+	var rows []queue.Worker
+	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+		rows, err = queue.ListWorkers(ctx, tx, by.TenantID, after, in.Limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	views := make([]WorkerView, len(rows))
+	for i, w := range rows {
+		views[i] = viewOfWorker(w)
+	}
+	list, err := openapi.Cut(views, in.Page, func(last WorkerView) []any { return []any{last.Name} })
+	return &answer[openapi.List[WorkerView]]{list}, err
+}
+
+func (g *gateway) addWorker(ctx context.Context, in *answer[newWorkerView]) (*answer[addedWorkerView], error) {
+	var added queue.Worker
+	var secret worker.Secret
+	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+		added, secret, err = queue.AddWorker(ctx, tx, by.TenantID, in.Body.Name, in.Body.URL, by.Actor())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &answer[addedWorkerView]{addedWorkerView{WorkerView: viewOfWorker(added), Secret: secret.Reveal()}}, nil
+}
+
+func (g *gateway) moveWorker(ctx context.Context, in *struct {
+	WorkerPath
+	Body moveWorkerView
+}) (*struct{}, error) {
+	return nil, g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+		return queue.SetWorkerURL(ctx, tx, by.TenantID, in.Worker, in.Body.URL, by.Actor())
+	})
+}
+
+func (g *gateway) removeWorker(ctx context.Context, in *WorkerPath) (*struct{}, error) {
+	return nil, g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+		return queue.RemoveWorker(ctx, tx, by.TenantID, in.Worker, by.Actor())
+	})
+}
+
+func (g *gateway) testWorker(ctx context.Context, in *struct {
+	WorkerPath
+	Body testCallView
+}) (*answer[testedView], error) {
+	call := in.Body
+	body, kind, err := call.content()
+	if err != nil {
+		return nil, err
+	}
+	headers := map[string]string{}
+	if kind != "" {
+		headers[contentType] = kind
+	}
+	for name, value := range call.Headers {
+		headers[strings.ToLower(name)] = value
+	}
+	if err := checkHeaders(headers); err != nil {
+		return nil, err
+	}
+	if err := worker.CheckAction(call.Action); err != nil {
+		return nil, openapi.ValidationFailed.Because("%s", err).With(openapi.Detail{Detail: err.Error(), Pointer: "#/action"})
+	}
+	by, _ := auth.FromContext(ctx)
+	start := time.Now()
+	result, err := g.config.Engine.TestWorker(ctx, by.TenantID, in.Worker, call.Action, headers, body)
+	view := testedView{Reached: true, Status: result.Status, Duration: milliseconds(time.Since(start)), Messages: []testedMessageView{}}
+	var failure *worker.Failure
+	switch {
+	case errors.As(err, &failure):
+		view.Reached, view.Status = failure.Status != 0 || errors.Is(failure, worker.ErrProtocol), failure.Status
+		view.Class, view.Reason = failure.Class.String(), failure.Reason
+		return &answer[testedView]{view}, nil
+	case err != nil:
+		return nil, err
+	}
+	view.Verdict, view.Reason, view.After, view.Cursor = result.Verdict.String(), result.Reason, result.After.Seconds(), result.Cursor
+	for _, m := range result.Messages {
+		view.Messages = append(view.Messages, viewOfTested(m, body))
+	}
+	return &answer[testedView]{view}, nil
+}
+
+// content is the body of a test's message, and the content type that goes with how it is written.
+func (c testCallView) content() (body []byte, kind string, err error) {
+	given := 0
+	if c.Body != nil {
+		given++
+		body, kind = c.Body, "application/json"
+	}
+	if c.Text != nil {
+		given++
+		body, kind = []byte(*c.Text), "text/plain; charset=utf-8"
+	}
+	if c.Base64 != nil {
+		given++
+		body, kind = c.Base64, ""
+	}
+	if given > 1 {
+		return nil, "", openapi.ValidationFailed.Because("a message has one of body, text and base64")
+	}
+	return body, kind, nil
+}
+
+func viewOfTested(m worker.Message, same []byte) testedMessageView {
+	body := m.Body
+	if m.SameBody {
+		body = same
+	}
+	view := testedMessageView{Followers: m.Followers, Headers: m.Headers}
+	if view.Headers == nil {
+		view.Headers = map[string]string{}
+	}
+	switch {
+	case json.Valid(body):
+		view.Body = body
+	case utf8.Valid(body):
+		text := string(body)
+		view.Text = &text
+	default:
+		view.Base64 = body
+	}
+	return view
+}
