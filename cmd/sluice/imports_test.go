@@ -240,7 +240,28 @@ func strayPlaces(files []string) []string {
 	return slices.Compact(found)
 }
 
+// leftOut returns the top-level directories with code that the image of compose.yaml is built without.
+func leftOut(pkgs []pkg, compose string) []string {
+	var found []string
+	for _, p := range pkgs {
+		dir, _, _ := strings.Cut(p.name(), "/")
+		if !strings.Contains(compose, fmt.Sprintf("COPY %s %s\n", dir, dir)) {
+			found = append(found, fmt.Sprintf("compose.yaml does not copy %s into its image", dir))
+		}
+	}
+	return slices.Compact(found)
+}
+
 const root = "../.."
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
 
 // The house stands as it was drawn.
 func TestHouse(t *testing.T) {
@@ -260,7 +281,7 @@ func TestHouse(t *testing.T) {
 		t.Fatalf("go list found %d packages", len(pkgs))
 	}
 	files := sources(t)
-	for _, v := range append(strayImports(pkgs), strayPlaces(files)...) {
+	for _, v := range slices.Concat(strayImports(pkgs), strayPlaces(files), leftOut(pkgs, string(read(t, "compose.yaml")))) {
 		t.Error(v)
 	}
 	for _, f := range files {
@@ -367,6 +388,9 @@ func TestHouseFindsStrays(t *testing.T) {
 		}
 	}
 
+	if found := leftOut([]pkg{{ImportPath: "sluice/queue"}, {ImportPath: "sluice/queue/a"}, {ImportPath: "sluice/trash"}}, "  COPY trash trash\n"); len(found) != 1 {
+		t.Errorf("found %q", found)
+	}
 	if found := strayPlaces([]string{"go.mod", "queue/queue.go", "docs/a.md", ".ci/run"}); found != nil {
 		t.Errorf("found %q", found)
 	}
