@@ -275,7 +275,7 @@ func TestEnvelopeKeepsBytes(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
-	if !reflect.DeepEqual(headersOf(map[string]string{"Content-Type": "a", "x": "b"}), map[string]string{"Content-Type": "a", "Sluice-Header-x": "b"}) {
+	if !reflect.DeepEqual(headersOf(map[string]string{"Content-Type": "a", "x": "ü 1"}), map[string]string{"Content-Type": "a", "Sluice-Header-x": "%C3%BC%201"}) {
 		t.Error("headers are not told apart")
 	}
 }

@@ -188,13 +188,18 @@ func (e *apiError) Error() string {
 		}
 	}
 	switch {
-	case len(mistakes) == 1:
-		return mistakes[0]
 	case len(mistakes) > 1:
 		return text + ":\n" + strings.Join(mistakes, "\n")
+	case len(mistakes) == 1 && (e.Detail == "" || e.Detail == validationFailed):
+		return mistakes[0]
+	case len(mistakes) == 1:
+		return fmt.Sprintf("%s (%s)", text, mistakes[0])
 	}
 	return text
 }
+
+// validationFailed is the detail of a problem that leaves it to its mistakes to say what is wrong.
+const validationFailed = "validation failed"
 
 // answer is what came: as it is, for JSON output, and the part of it that is shown to people.
 type answer[T any] struct {
@@ -281,6 +286,11 @@ func explain(err error) string {
 	return err.Error()
 }
 
+// lists are the commands that show what there is, by where it is in the API.
+var lists = map[string]string{
+	"/v1/topologies": "topology", "/v1/processes": "process", "/v1/trash": "trash", "/v1/workers": "worker", "/v1/keys": "key",
+}
+
 // advice is what to do about a refusal where the API, which knows no flags, cannot say it.
 func advice(e *apiError) string {
 	switch e.Code {
@@ -288,6 +298,12 @@ func advice(e *apiError) string {
 		return ": give another with --key or SLUICE_API_KEY; `sluice key create` makes one"
 	case openapi.Forbidden.Code:
 		return ": use a key that may, or make one with `sluice key create --scope`"
+	case openapi.NotFound.Code:
+		for path, command := range lists {
+			if strings.HasPrefix(e.Instance, path) {
+				return fmt.Sprintf(": see `sluice %s list`", command)
+			}
+		}
 	case openapi.HoldsMessages.Code:
 		return ": add --messages drain to let them finish, or --messages trash to put them in the trash"
 	case openapi.NotEnabled.Code:

@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -241,6 +239,3 @@ func writeFile(t *testing.T, name, text string) string {
 	}
 	return path
 }
-
-var _ = io.Discard
-var _ = fmt.Sprint

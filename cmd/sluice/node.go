@@ -7,14 +7,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"sluice/gateway"
+	"sluice/gateway/auth"
 	"sluice/migrations"
 	"sluice/queue"
 	"sluice/queue/worker"
+	"sluice/trash"
 )
 
 // nodeConfig is what a node is made of.
@@ -27,6 +30,7 @@ type nodeConfig struct {
 	engineConns int
 	apiConns    int
 	maxBody     int64
+	keepHeaders []string // nil: the gateway's default
 	log         *slog.Logger
 }
 
@@ -35,9 +39,12 @@ type node struct {
 	config  nodeConfig
 	pool    *pgxpool.Pool // acts for all tenants
 	tenants *pgxpool.Pool // acts for one tenant at a time
+	caller  *worker.Client
 	engine  *queue.Engine
 	server  *http.Server
 	failed  chan error // of the server
+
+	draining atomic.Bool
 }
 
 // openNode connects to the database, which must have the schema of this program. Nothing runs yet.
@@ -48,11 +55,11 @@ func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 		return nil, err
 	}
 	if n.tenants, err = queue.OpenForTenants(ctx, c.databaseURL, c.apiConns); err != nil {
-		n.closePools()
+		n.close()
 		return nil, err
 	}
 	if err := n.prepare(ctx); err != nil {
-		n.closePools()
+		n.close()
 		return nil, connectError(err)
 	}
 	return n, nil
@@ -67,13 +74,17 @@ func (n *node) prepare(ctx context.Context) error {
 	}
 	c := n.config.engine
 	c.Logger = n.config.log
-	c.Caller = worker.NewClient(worker.Config{Version: version()})
+	n.caller = worker.NewClient(worker.Config{Version: version()})
+	c.Caller = n.caller
 	var err error
 	n.engine, err = queue.New(ctx, n.pool, c)
 	return err
 }
 
-func (n *node) closePools() {
+func (n *node) close() {
+	if n.caller != nil {
+		n.caller.Close()
+	}
 	if n.tenants != nil {
 		n.tenants.Close()
 	}
@@ -87,14 +98,7 @@ func (n *node) start(ctx context.Context) error {
 			return errors.Join(err, n.engine.Stop(ctx))
 		}
 	}
-	n.server = &http.Server{
-		Handler:           n.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       5 * time.Minute, // of a whole body; the gateway has shorter deadlines of its own
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    1 << 20, // the gateway refuses less, and as a problem document
-		ErrorLog:          slog.NewLogLogger(n.config.log.Handler(), slog.LevelDebug),
-	}
+	n.server = gateway.Server(n.config.listener.Addr().String(), n.door(), n.config.log)
 	go func() {
 		if err := n.server.Serve(n.config.listener); !errors.Is(err, http.ErrServerClosed) {
 			n.failed <- err
@@ -116,12 +120,13 @@ func (n *node) wait(ctx context.Context) error {
 // stop drains the node: first it lets nobody in any more and answers those who are, then it finishes the calls under way and
 // gives back what it holds. When ctx ends first, the rest is cut off; nothing is lost by that.
 func (n *node) stop(ctx context.Context) error {
+	n.draining.Store(true)
 	err := n.server.Shutdown(ctx)
 	if err != nil {
 		n.server.Close()
 	}
 	err = errors.Join(err, n.engine.Stop(ctx))
-	n.closePools()
+	n.close()
 	return err
 }
 
@@ -139,13 +144,43 @@ func listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
-// handler is what answers requests.
-func (n *node) handler() http.Handler {
-	return http.NotFoundHandler()
+// door is what answers requests: the gateway, or of a node that only runs messages whether it is well.
+func (n *node) door() http.Handler {
+	if n.config.gateway {
+		return gateway.New(gateway.Config{
+			Engine:      n.engine,
+			TenantPool:  n.tenants,
+			Keys:        auth.New(n.pool),
+			Trash:       trash.New(n.tenants, n.engine),
+			Logger:      n.config.log,
+			Version:     version(),
+			MaxBody:     n.config.maxBody,
+			KeepHeaders: n.config.keepHeaders,
+			Ready:       n.ready,
+		})
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := n.ready(r.Context()); err != nil {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux
+}
+
+// ready tells whether the node can do its work.
+func (n *node) ready(ctx context.Context) error {
+	if n.draining.Load() {
+		return errors.New("draining")
+	}
+	return migrations.Check(ctx, n.tenants)
 }
 
 // abandon gives up a node that was opened and not started.
 func (n *node) abandon(ctx context.Context) error {
-	defer n.closePools()
+	defer n.close()
 	return n.engine.Stop(ctx)
 }

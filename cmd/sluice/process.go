@@ -111,16 +111,16 @@ func (processShowCmd) Help() string {
 // messageView is a message as the API tells it.
 type messageView struct {
 	MessageID string     `json:"message_id"`
-	Node      string     `json:"node"`
 	From      string     `json:"from"`
+	Node      string     `json:"node"`
 	Place     string     `json:"place"`
-	Attempts  int        `json:"attempts"`
-	Reason    string     `json:"reason"`
-	CreatedAt *time.Time `json:"created_at"`
+	DueAt     *time.Time `json:"due_at"`
+	Attempt   int        `json:"attempt"`
+	Size      int64      `json:"size"`
 }
 
 func (v messageView) row() []string {
-	return []string{v.MessageID, v.Node, v.Place, strconv.Itoa(v.Attempts), v.Reason}
+	return []string{v.MessageID, v.From, v.Node, v.Place, strconv.Itoa(v.Attempt), strconv.FormatInt(v.Size, 10), when(v.DueAt)}
 }
 
 func (c processShowCmd) Run(ctx context.Context, p *program) error {
@@ -147,7 +147,7 @@ func (c processShowCmd) Run(ctx context.Context, p *program) error {
 	return p.print(whole, func(w io.Writer) {
 		of.Shown.write(w)
 		fmt.Fprintln(w)
-		table(w, "MESSAGE NODE PLACE ATTEMPTS REASON", rows(messages, messageView.row)...)
+		table(w, "MESSAGE FROM NODE PLACE ATTEMPTS BYTES DUE", rows(messages, messageView.row)...)
 	})
 }
 

@@ -309,7 +309,8 @@ func (c sendCmd) envelope(number int, body []byte) []byte {
 // maxPatience bounds how often a call is made again that the server has no time for.
 const maxPatience = 20
 
-// sendBatch sends one batch, as soon as the server has time for it: a 503 means that nothing was accepted.
+// sendBatch sends one batch, as soon as the server has time for it. After a 503 nobody knows what was stored, so then it
+// takes a key to send again.
 func (c sendCmd) sendBatch(ctx context.Context, api *client, lines []byte) (batchView, error) {
 	for try := 1; ; try++ {
 		got, err := ask[batchView](ctx, api, request{
@@ -317,7 +318,8 @@ func (c sendCmd) sendBatch(ctx context.Context, api *client, lines []byte) (batc
 			headers: map[string]string{"Content-Type": "application/x-ndjson"},
 		})
 		var refused *apiError
-		busy := errors.As(err, &refused) && (refused.Status == http.StatusServiceUnavailable || refused.Status == http.StatusTooManyRequests)
+		busy := errors.As(err, &refused) && (refused.Status == http.StatusTooManyRequests ||
+			refused.Status == http.StatusServiceUnavailable && c.IdempotencyKey != "")
 		if !busy || try == maxPatience {
 			return got.Shown, err
 		}

@@ -19,7 +19,8 @@ type serveCmd struct {
 	NodeSlots   int           `from:"SLUICE_NODE_SLOTS" default:"100" help:"How many of them for one node that does not set its concurrency."`
 	EngineConns int           `from:"SLUICE_ENGINE_CONNS" default:"16" help:"Connections to the database for moving messages; 12 at least."`
 	APIConns    int           `name:"api-conns" from:"SLUICE_API_CONNS" default:"8" help:"Connections to the database for the API; small, so that looking does not slow moving."`
-	MaxBody     int64         `from:"SLUICE_MAX_BODY" default:"0" placeholder:"BYTES" help:"Largest body of an event. Default: 1 MiB."`
+	MaxBody     int64         `from:"SLUICE_MAX_BODY" placeholder:"BYTES" help:"Largest body of an event. Default: 5 MiB."`
+	KeepHeaders []string      `from:"SLUICE_KEEP_HEADERS" placeholder:"NAME,..." help:"Headers of a producer's request that go with its event, beside Sluice-Header-...; a name may end in *. Default: the content type and what names or signs an event."`
 	KeyTTL      time.Duration `name:"key-ttl" from:"SLUICE_KEY_TTL" default:"24h" help:"How long an idempotency key is remembered at least."`
 	Grace       time.Duration `from:"SLUICE_GRACE" default:"30s" help:"How long calls under way may take to end after SIGTERM. What is cut off then is called again."`
 }
@@ -56,7 +57,7 @@ func (c serveCmd) Run(ctx context.Context, p *program) error {
 		listener: listener, databaseURL: url,
 		gateway: slices.Contains(c.Roles, "gateway"), runner: slices.Contains(c.Roles, "runner"),
 		engine:      queue.Config{Name: c.Name, Slots: c.Slots, NodeSlots: c.NodeSlots, KeyTTL: c.KeyTTL},
-		engineConns: c.EngineConns, apiConns: c.APIConns, maxBody: c.MaxBody, log: log,
+		engineConns: c.EngineConns, apiConns: c.APIConns, maxBody: c.MaxBody, keepHeaders: c.KeepHeaders, log: log,
 	})
 	if err != nil {
 		return err

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -617,15 +617,16 @@ func (c topologyDiffCmd) Run(ctx context.Context, p *program) error {
 	})
 }
 
-// headersOf reads flags of the form name=value.
+// headersOf turns flags of the form name=value into the headers of a request. What becomes a message's header is
+// percent-encoded on the way, so that it may hold any text.
 func headersOf(flags map[string]string) map[string]string {
 	headers := map[string]string{}
 	for name, value := range flags {
 		if strings.EqualFold(name, "content-type") {
 			headers["Content-Type"] = value
 		} else {
-			headers["Sluice-Header-"+name] = value
+			headers["Sluice-Header-"+name] = url.PathEscape(value)
 		}
 	}
-	return maps.Clone(headers)
+	return headers
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -15,6 +16,7 @@ import (
 type workerCmd struct {
 	Add    workerAddCmd    `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
 	List   workerListCmd   `cmd:"" help:"List workers."`
+	Move   workerMoveCmd   `cmd:"" help:"Say that a worker listens elsewhere."`
 	Test   workerTestCmd   `cmd:"" help:"Call an action of a worker, outside of any process."`
 	Remove workerRemoveCmd `cmd:"" help:"Forget a worker."`
 }
@@ -63,6 +65,31 @@ func (c workerAddCmd) Run(ctx context.Context, p *program) error {
 	return p.print(added, func(w io.Writer) {
 		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.URL, "Secret", added.Shown.Secret)
 		fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
+	})
+}
+
+type workerMoveCmd struct {
+	apiFlags
+	Name   string `arg:"" help:"Name of the worker."`
+	Server string `arg:"" name:"worker-url" help:"Where it listens from now on."`
+}
+
+func (workerMoveCmd) Help() string {
+	return examples("Its secret stays. Calls under way end where they started.",
+		"sluice worker move shop http://127.0.0.1:9001")
+}
+
+func (c workerMoveCmd) Run(ctx context.Context, p *program) error {
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	if _, err := api.send(ctx, request{method: http.MethodPut, path: pathOf("workers", c.Name)}.
+		jsonBody(map[string]string{"url": c.Server})); err != nil {
+		return err
+	}
+	return p.print(map[string]string{"name": c.Name, "url": c.Server}, func(w io.Writer) {
+		fmt.Fprintf(w, "Moved %s to %s.\n", line(c.Name), line(c.Server))
 	})
 }
 
@@ -116,9 +143,11 @@ type testView struct {
 	Verdict  string  `json:"verdict"`
 	Reason   string  `json:"reason"`
 	Messages []struct {
-		Followers []string          `json:"followers"`
-		Headers   map[string]string `json:"headers"`
-		Body      json.RawMessage   `json:"body"`
+		Followers []string        `json:"followers"`
+		Headers   headersView     `json:"headers"`
+		Body      json.RawMessage `json:"body"` // as JSON, as text or as bytes
+		Text      string          `json:"text"`
+		Base64    []byte          `json:"base64"`
 	} `json:"messages"`
 }
 
@@ -166,7 +195,9 @@ func (c workerTestCmd) Run(ctx context.Context, p *program) error {
 			if m.Followers != nil {
 				to = fmt.Sprint(m.Followers)
 			}
-			fmt.Fprintf(w, "\nTo %s:\n%s\n", line(to), shownBody(m.Body))
+			fmt.Fprintf(w, "\nTo %s:\n\n", line(to))
+			m.Headers.write(w)
+			fmt.Fprintln(w, shownBody(slices.Concat(m.Body, []byte(m.Text), m.Base64)))
 		}
 	}); err != nil {
 		return err
