@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"sluice/queue/process"
 	"sluice/queue/worker"
@@ -20,7 +22,7 @@ func (t *Trash) Approve(ctx context.Context, tenant int64, by, reason string, id
 	ids = distinct(ids)
 	var as map[process.MessageID]process.MessageID
 	var queues []string
-	err := process.ForTenant(ctx, t.pool, tenant, func(tx pgx.Tx) error {
+	err := t.decide(ctx, tenant, func(tx pgx.Tx) error {
 		err := lock(ctx, tx, tenant, ids)
 		if err == nil {
 			as, queues, err = t.engine.Resend(ctx, tx, tenant, ids, by, reason)
@@ -42,7 +44,7 @@ func (t *Trash) Approve(ctx context.Context, tenant int64, by, reason string, id
 // none: then the error is a [GoneError].
 func (t *Trash) Reject(ctx context.Context, tenant int64, by, reason string, ids ...process.MessageID) error {
 	ids = distinct(ids)
-	return process.ForTenant(ctx, t.pool, tenant, func(tx pgx.Tx) error {
+	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
 		if err := lock(ctx, tx, tenant, ids); err != nil {
 			return err
 		}
@@ -82,7 +84,7 @@ func (t *Trash) Edit(ctx context.Context, tenant int64, by string, id process.Me
 	if content.Body == nil {
 		content.Body = []byte{} // an empty body is a body
 	}
-	return process.ForTenant(ctx, t.pool, tenant, func(tx pgx.Tx) error {
+	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
 		if err := lock(ctx, tx, tenant, []process.MessageID{id}); err != nil {
 			return err
 		}
@@ -102,7 +104,7 @@ func (t *Trash) Edit(ctx context.Context, tenant int64, by string, id process.Me
 // DiscardEdit takes an edit back: the entry is as it failed. That is kept as an edit without content. An entry that is
 // not edited stays as it is.
 func (t *Trash) DiscardEdit(ctx context.Context, tenant int64, by string, id process.MessageID) error {
-	return process.ForTenant(ctx, t.pool, tenant, func(tx pgx.Tx) error {
+	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
 		if err := lock(ctx, tx, tenant, []process.MessageID{id}); err != nil {
 			return err
 		}
@@ -118,6 +120,24 @@ func (t *Trash) DiscardEdit(ctx context.Context, tenant int64, by string, id pro
 		return err
 	})
 }
+
+// decideTries bounds how often a decision is tried that was caught in a circle of waiting.
+const decideTries = 5
+
+// decide runs a decision in a transaction. Those made here never wait for each other in a circle, but the engine locks
+// entries too, when it ends a process: when Postgres breaks such a circle, nothing was done, and it is done again.
+func (t *Trash) decide(ctx context.Context, tenant int64, do func(pgx.Tx) error) (err error) {
+	for range decideTries {
+		err = process.ForTenant(ctx, t.pool, tenant, do)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != deadlockDetected {
+			return err
+		}
+	}
+	return err
+}
+
+const deadlockDetected = "40P01"
 
 // lock makes sure that all entries are in the trash and stay there until the transaction ends: whoever decides about
 // one of them at the same time waits, and then finds it gone. Entries are locked in order, then their processes, so
