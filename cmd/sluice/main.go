@@ -16,7 +16,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -33,9 +35,28 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks; from then on the next one has its usual effect and ends the process at once.
 	context.AfterFunc(ctx, stop)
+	ctx = whileParentLives(ctx)
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// whileParentLives ends with the process that started this one, if that is `go run`: it hands no signal on but Ctrl-C, so
+// what it ran would go on unseen when it is ended in another way.
+func whileParentLives(ctx context.Context) context.Context {
+	exe, err := os.Executable()
+	if err != nil || !strings.Contains(exe, "go-build") {
+		return ctx
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	parent := os.Getppid()
+	go func() {
+		for os.Getppid() == parent {
+			time.Sleep(200 * time.Millisecond)
+		}
+		cancel()
+	}()
+	return ctx
 }
 
 // program is what a command sees of the world around it.

@@ -200,3 +200,28 @@ func TestKilledDevGoesOn(t *testing.T) {
 	again.signal(syscall.SIGTERM)
 	again.ended()
 }
+
+// `go run` hands no SIGTERM on, and what it ran must not stay behind with the port and the data.
+func TestEndsWithGoRun(t *testing.T) {
+	t.Parallel()
+	home := dataDir(t)
+	built := filepath.Join(home, "go-build")
+	if err := os.Mkdir(built, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	parent := exec.Command("sh", "-c", `"$0" "$@" & wait`, programFor(t, built), "dev", "--data", home, "--listen", "127.0.0.1:0")
+	parent.Env = []string{asProgram + "=1", "PATH=" + os.Getenv("PATH")}
+	stderr := &watched{}
+	parent.Stderr = stderr
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "dev has started", func() bool { return strings.Contains(stderr.String(), `"msg":"Started"`) })
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // returns when dev, too, has closed its standard error
+	if !strings.Contains(stderr.String(), "Postgres stopped") {
+		t.Errorf("it did not drain:\n%s", stderr)
+	}
+}

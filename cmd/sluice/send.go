@@ -164,7 +164,7 @@ func (c sendCmd) follow(ctx context.Context, p *program, api *client, id string)
 				return err
 			}
 			if last.State == "failed" {
-				return fmt.Errorf("%s of the process in the trash: see them with `sluice trash list --topology %s`", count(last.Trashed, "message"), last.Topology)
+				return fmt.Errorf("%s in the trash: see `sluice trash list --topology %s`", count(last.Trashed, "message"), last.Topology)
 			}
 			return nil
 		}
