@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"sluice/cmd/sluice/bench"
 )
 
 // cli is the command line. A setting that may also come from the environment says so in its tag: from names the
@@ -25,6 +27,7 @@ type cli struct {
 	Key      keyCmd      `cmd:"" group:"use" help:"Make and revoke API keys."`
 
 	Check   checkCmd   `cmd:"" group:"prove" help:"Prove that no message is lost, on a live database."`
+	Bench   benchCmd   `cmd:"" group:"prove" help:"Measure the engine against what it stands on."`
 	Openapi openapiCmd `cmd:"" group:"prove" help:"Print the contracts: of the API, of workers, of topology files."`
 	Version versionCmd `cmd:"" group:"prove" help:"Print the version of this program."`
 }
@@ -42,7 +45,7 @@ func newParser(c *cli, p *program, exit func(int)) (*kong.Kong, error) {
 		kong.Resolvers(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 			return p.setting(flag.Tag)
 		})),
-		kong.Vars{"url": defaultURL, "tenant": defaultTenant},
+		kong.Vars{"url": defaultURL, "tenant": defaultTenant, "scenarios": strings.Join(bench.Names(), ", ")},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
 		kong.ValueFormatter(helpOf),
 		kong.ExplicitGroups([]kong.Group{

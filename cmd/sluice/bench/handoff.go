@@ -189,4 +189,3 @@ func riverNoOps(ctx context.Context, url string, jobs int) (float64, error) {
 	}
 	return float64(jobs) / took.Seconds(), err
 }
-

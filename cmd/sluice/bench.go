@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"sluice/cmd/sluice/bench"
+	"sluice/migrations/localpg"
+)
+
+type benchCmd struct {
+	Scenarios []string `arg:"" optional:"" help:"What to measure: ${scenarios}. Default: all."`
+	Server    string   `placeholder:"URL" help:"Postgres server to measure on, by a role that may create databases; they are dropped at the end. Default: a private server, durable as in production, that is thrown away."`
+	Scale     float64  `default:"1" help:"Of the amount of work: 0.1 is a quick look."`
+	Rounds    int      `default:"3" help:"Measurements of each figure; the median counts."`
+}
+
+func (benchCmd) Help() string {
+	return examples("Measures the engine, each figure beside a baseline that is measured in the same run on the same server. "+
+		"Rates depend on the machine and on what else it does; ratios hardly do.",
+		"sluice bench",
+		"sluice bench handoff --rounds 1",
+		"sluice bench --output json > bench.json")
+}
+
+func (c benchCmd) Run(ctx context.Context, p *program) error {
+	if c.Scale <= 0 || c.Rounds <= 0 {
+		return usagef("--scale and --rounds are more than 0")
+	}
+	url, stop, err := c.server(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	report, err := bench.Run(ctx, bench.Options{ServerURL: url, Scenarios: c.Scenarios, Scale: c.Scale, Rounds: c.Rounds, Progress: p.stderr})
+	if err != nil {
+		return err
+	}
+	return p.print(report, func(w io.Writer) { writeBench(w, report) })
+}
+
+// server is where to measure: the one that was named, or a private one for the time being.
+func (c benchCmd) server(ctx context.Context) (url string, stop func(), err error) {
+	if c.Server != "" {
+		return c.Server, func() {}, checkURL(c.Server)
+	}
+	dir, err := os.MkdirTemp("", "sluice-bench-")
+	if err != nil {
+		return "", nil, err
+	}
+	remove := func() { os.RemoveAll(dir) }
+	if err := os.Chmod(dir, 0o711); err != nil { // for the user whom root's server runs as
+		remove()
+		return "", nil, err
+	}
+	server, err := localpg.Start(ctx, localpg.Config{Dir: filepath.Join(dir, "postgres")})
+	if err != nil {
+		remove()
+		return "", nil, fmt.Errorf("start a Postgres to measure on: %w", err)
+	}
+	stop = func() {
+		stopPostgres(ctx, server, slog.New(slog.DiscardHandler))
+		remove()
+	}
+	// Not as superuser: row-level security is part of what is measured.
+	if err := onServer(ctx, server.SuperURL("postgres"), "alter role "+localpg.Role+" createdb"); err != nil {
+		stop()
+		return "", nil, err
+	}
+	return server.URL("postgres"), stop, nil
+}
+
+func onServer(ctx context.Context, url, sql string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func writeBench(w io.Writer, r bench.Report) {
+	var rows [][]string
+	for _, s := range r.Scenarios {
+		rows = append(rows, []string{
+			s.Name, fmt.Sprintf("%.0f %s", s.Rate, s.Unit), known(s.Baseline, "%.0f "+strings.ReplaceAll(s.BaselineName, "%", "%%")),
+			known(s.Ratio, "%.2f"), known(s.P50, "%.1f ms"), known(s.P99, "%.1f ms"), s.Goal,
+		})
+	}
+	table(w, "SCENARIO RATE BASELINE RATIO P50 P99 GOAL", rows...)
+}
+
+// known is a figure, or nothing where it was not measured.
+func known(v float64, format string) string {
+	if v == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, v)
+}
