@@ -13,7 +13,7 @@ type Filter struct {
 	Version  int    // of Topology
 	State    State
 	After    uuid.UUID // Next of the page before
-	Limit    int       // how many at most
+	Limit    int       // how many at most; less than 1 counts as 1
 }
 
 func (f Filter) passes(p Process) bool {
@@ -34,6 +34,7 @@ const lookAtMost = 5000
 // List returns a tenant's processes, newest first. How much it reads is bounded: where few of the newest processes have
 // the state asked for, a page holds fewer than the limit, or none, and still has a next.
 func List(ctx context.Context, db DB, tenant int64, f Filter) (Page, error) {
+	f.Limit = max(f.Limit, 1)
 	s, err := f.source(ctx, db, tenant)
 	if err != nil {
 		return Page{}, err
