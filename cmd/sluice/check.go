@@ -77,7 +77,7 @@ func (c checkCmd) database(ctx context.Context, p *program) (url string, stop fu
 	if _, err := os.Stat(filepath.Join(postgresDir(dir), "data")); err != nil {
 		return "", nil, fmt.Errorf("no data of a dev in %s: say what to check with --database-url or --data", dir)
 	}
-	server, err := startPostgres(ctx, dir, slog.New(slog.DiscardHandler))
+	server, err := startPostgres(ctx, dir, "", slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", nil, err
 	}

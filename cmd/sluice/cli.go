@@ -34,7 +34,11 @@ type cli struct {
 
 const description = `Sluice takes events in over HTTP and moves them through your topologies to your workers, and loses none.
 
-Begin with: sluice dev`
+Begin with one of:
+
+    sluice dev
+    sluice serve --database-url postgres://sluice@db/sluice
+    sluice topology list`
 
 func newParser(c *cli, p *program, exit func(int)) (*kong.Kong, error) {
 	return kong.New(c,

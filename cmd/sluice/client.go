@@ -147,8 +147,7 @@ func (c *client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var of *url.Error
-	if errors.As(err, &of) {
+	if of, ok := errors.AsType[*url.Error](err); ok {
 		err = of.Err // without the URL, which stands before it
 	}
 	return fmt.Errorf("cannot reach Sluice at %s: %w: is it running? start one with `sluice dev`, or say where it is with --url", c.base, err)

@@ -32,8 +32,7 @@ func (f databaseFlags) url(p *program) (string, error) {
 // checkURL finds out early whether a connection string is one, and shows nothing of it.
 func checkURL(url string) error {
 	_, err := pgx.ParseConfig(url)
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		return usagef("--database-url is no connection string: want postgres://USER:PASSWORD@HOST/DATABASE")
 	}
 	return err
@@ -72,14 +71,14 @@ func postgresDir(data string) string { return filepath.Join(data, "postgres") }
 
 // startPostgres starts the private server of a data directory: from the binaries that were fetched for it once, from
 // those of this machine, or else from such as are fetched now.
-func startPostgres(ctx context.Context, data string, log *slog.Logger) (*localpg.Server, error) {
+func startPostgres(ctx context.Context, data, mirror string, log *slog.Logger) (*localpg.Server, error) {
 	config := localpg.Config{Dir: postgresDir(data), Logger: log}
 	if fetched, _ := filepath.Glob(filepath.Join(data, "bin", "postgres-*", "bin")); len(fetched) > 0 {
 		config.Bin = fetched[len(fetched)-1]
 	}
 	server, err := localpg.Start(ctx, config)
 	if errors.Is(err, localpg.ErrNoBinaries) {
-		bin, fetchErr := localpg.Fetch(ctx, filepath.Join(data, "bin"), localpg.FetchOptions{Logger: log})
+		bin, fetchErr := localpg.Fetch(ctx, filepath.Join(data, "bin"), localpg.FetchOptions{Repository: mirror, Logger: log})
 		if fetchErr != nil {
 			log.WarnContext(ctx, "Postgres not fetched", "err", fetchErr)
 			return nil, localpg.ErrNoBinaries
@@ -104,8 +103,7 @@ func tellBypass(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error
 		return fmt.Errorf("look at the database's role: %w", err)
 	}
 	if bypasses {
-		log.WarnContext(ctx, "Database role bypasses row-level security, use one that is neither superuser nor BYPASSRLS: see docs/operating.md",
-			"operator", role)
+		log.WarnContext(ctx, "Database role bypasses row-level security: use one that is neither superuser nor BYPASSRLS, see docs/operating.md", "role", role)
 	}
 	return nil
 }

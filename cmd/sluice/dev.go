@@ -23,11 +23,12 @@ type devCmd struct {
 	logFlags
 	DatabaseURL string        `from:"DATABASE_URL" secret:"" placeholder:"URL" help:"Postgres to use instead of a private one."`
 	Listen      string        `from:"SLUICE_LISTEN" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where to answer HTTP; port 0 is any that is free."`
+	Mirror      string        `name:"postgres-mirror" from:"SLUICE_POSTGRES_MIRROR" placeholder:"URL" help:"Maven repository to fetch Postgres from where none is installed. Default: the public one."`
 	Grace       time.Duration `default:"10s" help:"How long calls under way may take to end after Ctrl-C. What is cut off then is called again."`
 }
 
 func (devCmd) Help() string {
-	return examples("Starts a private Postgres from the binaries of this machine, migrates it, runs gateway, runner and a demo worker, and prints what to paste to send the first event. "+
+	return examples("Starts a private Postgres from the binaries of this machine, or fetches some, migrates it, runs gateway, runner and a demo worker, and prints what to paste to send the first event. "+
 		"Ctrl-C drains, and a second Ctrl-C ends it at once; the next start goes on where this one stopped.",
 		"sluice dev",
 		"sluice dev --listen 127.0.0.1:0 --data ./data",
@@ -57,7 +58,7 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	}
 	defer listener.Close()
 	if c.DatabaseURL == "" {
-		server, err := startPostgres(ctx, dir, log)
+		server, err := startPostgres(ctx, dir, c.Mirror, log)
 		if err != nil {
 			return err
 		}

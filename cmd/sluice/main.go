@@ -52,7 +52,7 @@ func whileParentLives(ctx context.Context) context.Context {
 	parent := os.Getppid()
 	go func() {
 		for os.Getppid() == parent {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // a pause between two looks at the fact
 		}
 		cancel()
 	}()

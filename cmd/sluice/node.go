@@ -122,8 +122,9 @@ func (n *node) wait(ctx context.Context) error {
 func (n *node) stop(ctx context.Context) error {
 	n.draining.Store(true)
 	err := n.server.Shutdown(ctx)
-	if err != nil {
-		n.server.Close()
+	if errors.Is(err, context.DeadlineExceeded) {
+		n.config.log.WarnContext(ctx, "Requests cut off")
+		err = n.server.Close()
 	}
 	err = errors.Join(err, n.engine.Stop(ctx))
 	n.close()

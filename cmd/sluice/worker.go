@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -164,9 +165,7 @@ func (c workerTestCmd) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	headers := map[string]string{"content-type": c.headers(body)["Content-Type"]}
-	for name, value := range c.Header {
-		headers[name] = value
-	}
+	maps.Copy(headers, c.Header)
 	call := map[string]any{"action": c.Action, "headers": headers}
 	switch {
 	case json.Valid(body):
