@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/migrations"
 	"sluice/migrations/localpg"
 	"sluice/queue/topology"
 	"sluice/queue/worker"
@@ -242,4 +244,58 @@ func TestAddressInUse(t *testing.T) {
 	newWorld(t).run("serve", "--database-url", "postgres://127.0.0.1:1/x", "--listen", l.Addr().String()).exits(exitFailed).complains("in use", "--listen")
 	newWorld(t).run("serve", "--database-url", "postgres://127.0.0.1:1/x", "--listen", "127.0.0.1:0").exits(exitFailed).
 		complains("cannot connect to the database at 127.0.0.1:1", "connection refused")
+}
+
+// startedPostgres is a server of the test's own, for what a shared one cannot show.
+func startedPostgres(t *testing.T, data string) *localpg.Server {
+	t.Helper()
+	server, err := startPostgres(t.Context(), data, "", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopPostgres(context.Background(), server, slog.New(slog.DiscardHandler)) })
+	return server
+}
+
+func TestServeWarnsOfARoleAboveTheWalls(t *testing.T) {
+	t.Parallel()
+	server := startedPostgres(t, dataDir(t))
+	if err := migrations.Up(t.Context(), server.SuperURL("postgres")); err != nil {
+		t.Fatal(err)
+	}
+	node := newWorld(t).start("serve", "--database-url", server.SuperURL("postgres"), "--listen", "127.0.0.1:0")
+	if log := node.until(node.stderr, `"msg":"Started"`); !strings.Contains(log, "bypasses row-level security") {
+		t.Errorf("no warning:\n%s", log)
+	}
+	if code := node.stop(); code != exitOK {
+		t.Errorf("exit code %d:\n%s", code, node.stderr)
+	}
+}
+
+// What was fetched for a data directory is used from then on, whatever else is installed.
+func TestFetchedPostgresIsUsed(t *testing.T) {
+	t.Parallel()
+	data := dataDir(t)
+	installed, err := localpg.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetched := filepath.Join(data, "bin", "postgres-1.2.3")
+	if err := os.MkdirAll(fetched, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// One that cannot be run: so that it is this one that is tried.
+	if err := os.Symlink(filepath.Join(installed, "nothing"), filepath.Join(fetched, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := startPostgres(t.Context(), data, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "no Postgres that runs") {
+		t.Errorf("%v", err)
+	}
+	if err := os.Remove(filepath.Join(fetched, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(installed, filepath.Join(fetched, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	startedPostgres(t, data)
 }
