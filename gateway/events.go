@@ -115,7 +115,7 @@ func (g *gateway) postEvent(w http.ResponseWriter, r *http.Request, by auth.Prin
 func startOf(r *http.Request, by auth.Principal) (queue.Event, error) {
 	ev := queue.Event{Tenant: by.TenantID, Topology: r.PathValue("topology"), Node: r.PathValue("node")}
 	if text := r.PathValue("version"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 32)
+		n, err := strconv.ParseUint(text, 10, 31)
 		if err != nil || n < 1 {
 			return ev, openapi.ValidationFailed.Because("%.40q is no version's number", text).
 				With(openapi.Detail{Detail: "expected a whole number from 1", Location: "path.version"})

@@ -156,9 +156,9 @@ func checkHeaders(headers map[string]string) error {
 		size += len(name) + len(value)
 	}
 	if len(headers) > worker.MaxHeaders || size > worker.MaxHeaderBytes {
-		return openapi.HeadersTooLarge.Because("too much to keep: %s", err)
+		return openapi.HeadersTooLarge.Because("the headers are too large to be kept: %s", err)
 	}
-	return openapi.ValidationFailed.Because("a header cannot be kept").With(openapi.Detail{Detail: err.Error(), Location: "header"})
+	return openapi.ValidationFailed.Because("the headers cannot be kept: %s", err).With(openapi.Detail{Detail: err.Error(), Location: "header"})
 }
 
 func badHeader(name, why string) *openapi.Problem {
