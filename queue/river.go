@@ -66,6 +66,13 @@ with event as materialized (
 )
 select ordinal from fresh`
 
+// processOfJob is the process that a job names. Anyone may put a job on an edge with River's client, with any arguments: a
+// plain cast would let one odd job stop all edges.
+const processOfJob = `case when j.args->>'process_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then (j.args->>'process_id')::uuid end`
+
+// edgeOfJob is the edge whose queue a job is in, or null.
+const edgeOfJob = `case when j.queue ~ '^e[0-9]{1,18}$' then substr(j.queue, 2)::bigint end`
+
 // claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads.
 // It must be planned with index scans: see openFetcher.
 const claimSQL = `
@@ -86,8 +93,8 @@ with wanted as (
     set state = 'running', attempt = least(j.attempt + 1, 32767), attempted_at = now(), attempted_by = array[$4::text]
     from picked
     where j.id = picked.id
-    returning j.id, j.queue, j.attempt, picked.tenant_id, (j.args->>'process_id')::uuid as process_id,
-              coalesce((j.metadata->>'failures')::int, 0) as failures
+    returning j.id, j.queue, j.attempt, picked.tenant_id, ` + processOfJob + ` as process_id,
+              case when j.metadata->>'failures' ~ '^[0-9]{1,6}$' then (j.metadata->>'failures')::int else 0 end as failures
 )
 select c.id, c.queue, c.attempt, c.process_id, c.failures,
        m.headers::text as headers, coalesce(m.body, p.body) as body, coalesce(m.payload_id, m.id) as payload_id,
@@ -125,7 +132,7 @@ with item as materialized (
         attempted_at = case i.outcome when 'page' then now() else j.attempted_at end,
         scheduled_at = case when i.outcome in ('repeat', 'retried') then now() + i.delay_us * interval '1 microsecond'
                             else j.scheduled_at end,
-        metadata = jsonb_strip_nulls(jsonb_build_object(
+        metadata = (j.metadata - 'failures' - 'page') || jsonb_strip_nulls(jsonb_build_object(
             'failures', nullif(i.failures, 0),
             'page', nullif(greatest(i.page, 1) + (i.outcome = 'page')::int, 1)))
     from item i
@@ -274,9 +281,11 @@ const cancelledSQL = `
 with gone as (
     delete from river.river_job
     where id in (
-        select id from river.river_job
-        where state in ('cancelled', 'discarded') and finalized_at is not null and kind = 'message'
-        order by id limit 1000 for update skip locked)
+        select j.id from river.river_job j
+        join sluice.edge e on e.id = ` + edgeOfJob + `
+        join sluice.message m on m.tenant_id = e.tenant_id and m.process_id = ` + processOfJob + ` and m.id = j.id
+        where j.state in ('cancelled', 'discarded') and j.finalized_at is not null and j.kind = 'message'
+        order by j.id limit 1000 for update of j skip locked)
     returning id, queue, attempt, (args->>'process_id')::uuid as process_id
 ), ticket as materialized (
     select e.tenant_id, g.process_id, g.id, e.id as edge_id, g.attempt
@@ -284,11 +293,13 @@ with gone as (
 ), new_trash as (
     insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
     select tenant_id, process_id, id, edge_id, attempt, 'its job was cancelled through River' from ticket
-), delta as (
-    select tenant_id, process_id, count(*)::int as n from ticket group by tenant_id, process_id order by process_id
+), delta as materialized (
+    select tenant_id, process_id, count(*)::int as n from ticket group by tenant_id, process_id
+), locked as materialized (
+    select p.id from sluice.process p join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id order by p.id for update of p
 )
 update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
-from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id`
+from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select count(*) from locked) >= 0`
 
 // resendSQL gives messages of the trash their jobs back: the same message at the same node, attempts counted on. One
 // with an edit is replaced: a new message, child of the failed one, goes on with the edited content and with a key of
@@ -319,13 +330,15 @@ with entry as materialized (
     select tenant_id, process_id, message_id, case when edit_id is null then 'approve' else 'replace' end, $5, $6,
            case when edit_id is not null then new_id end
     from entry
-), delta as (
+), delta as materialized (
     select tenant_id, process_id, count(*)::int as n, count(edit_id)::int as replaced
-    from entry group by tenant_id, process_id order by process_id
+    from entry group by tenant_id, process_id
+), locked as materialized (
+    select p.id from sluice.process p join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id order by p.id for update of p
 ), counted as (
     update sluice.process p
     set open = p.open + d.n, trashed = p.trashed - d.n, done = p.done + d.replaced, total = p.total + d.replaced
-    from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id
+    from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select count(*) from locked) >= 0
 )
 select process_id, message_id, case when edit_id is null then message_id else new_id end as sent_id, edge_id from entry`
 
@@ -338,8 +351,10 @@ select id from river.river_job where args @> jsonb_build_object('process_id', $1
 	terminateSQL = `
 with open as (
     delete from river.river_job where id = any($3::bigint[]) and args @> jsonb_build_object('process_id', $2::uuid) returning id
+), entry as materialized (
+    select message_id from sluice.trash where tenant_id = $1 and process_id = $2 order by message_id for update
 ), trashed as (
-    delete from sluice.trash where tenant_id = $1 and process_id = $2 returning message_id
+    delete from sluice.trash where tenant_id = $1 and process_id = $2 and message_id in (select message_id from entry) returning message_id
 ), new_decision as (
     insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
     select $1, $2, id, 'terminate', $4, $5 from (select id from open union all select message_id from trashed) gone
@@ -371,10 +386,10 @@ const trashOpenSQL = `
 with gone as (
     delete from river.river_job
     where id in (
-        select id from river.river_job
-        where state in ('available', 'retryable', 'scheduled') and kind = 'message'
-        and queue = any(select 'e' || id from unnest($2::bigint[]) as id)
-        order by id limit 10000 for update skip locked)
+        select j.id from river.river_job j
+        where j.state in ('available', 'retryable', 'scheduled') and j.kind = 'message'
+        and j.queue = any(select 'e' || id from unnest($2::bigint[]) as id) and ` + processOfJob + ` is not null
+        order by j.id limit 10000 for update skip locked)
     returning id, queue, attempt, (args->>'process_id')::uuid as process_id
 ), new_trash as (
     insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
@@ -382,11 +397,13 @@ with gone as (
 ), new_decision as (
     insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
     select $1, process_id, id, 'trash', $4, $3 from gone
-), delta as (
-    select process_id, count(*)::int as n from gone group by process_id order by process_id
+), delta as materialized (
+    select process_id, count(*)::int as n from gone group by process_id
+), locked as materialized (
+    select p.id from sluice.process p join delta d on p.tenant_id = $1 and d.process_id = p.id order by p.id for update of p
 ), counted as (
     update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
-    from delta d where p.tenant_id = $1 and p.id = d.process_id
+    from delta d where p.tenant_id = $1 and p.id = d.process_id and (select count(*) from locked) >= 0
 )
 select count(*) from gone`
 
@@ -395,7 +412,7 @@ select count(*) from gone`
 const adoptSQL = `
 with job as (
     update river.river_job
-    set args = jsonb_build_object('process_id', $3::uuid), kind = 'message', max_attempts = 32767
+    set args = jsonb_build_object('process_id', $3::uuid), kind = 'message', max_attempts = 32767, metadata = metadata - 'failures' - 'page'
     where id = $1 and state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $7::text
     returning id
 ), new_process as (
