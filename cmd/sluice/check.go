@@ -17,8 +17,8 @@ import (
 )
 
 type checkCmd struct {
-	DatabaseURL string `xor:"what" placeholder:"URL" from:"DATABASE_URL" secret:"" help:"Database to check."`
-	Data        string `xor:"what" type:"path" placeholder:"DIR" help:"Data directory of a dev to check. Default, without a database: that of the dev of this machine."`
+	DatabaseURL string `placeholder:"URL" from:"DATABASE_URL" secret:"" help:"Database to check."`
+	Data        string `type:"path" placeholder:"DIR" help:"Data directory of a dev to check. Default, without a database: that of the dev of this machine."`
 }
 
 func (checkCmd) Help() string {

@@ -65,16 +65,53 @@ func TestExamplesParse(t *testing.T) {
 				t.Errorf("%s: not an example of sluice: %s", n.FullPath(), example)
 				continue
 			}
-			p := &program{getenv: func(string) string { return "" }, stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
-			parser, err := newParser(&cli{}, p, func(int) {})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := parser.Parse(args); err != nil {
+			if err := parses(t, args); err != nil {
 				t.Errorf("%s: the example %q does not parse: %v", n.FullPath(), strings.TrimSpace(example), err)
 			}
 		}
 	})
+}
+
+// What the documents tell people to type is understood, too.
+func TestDocumentedCommandsParse(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for command := range strings.Lines(string(text)) {
+			command, ok := strings.CutPrefix(command, "$ sluice ")
+			if !ok {
+				continue
+			}
+			found++
+			command, _, _ = strings.Cut(command, " # ")
+			if err := parses(t, shellWords("sluice "+command)); err != nil {
+				t.Errorf("%s: sluice %s: %v", page, command, err)
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("only %d commands found", found)
+	}
+}
+
+// parses tells whether the command line takes these arguments.
+func parses(t *testing.T, args []string) error {
+	t.Helper()
+	p := &program{getenv: func(string) string { return "" }, stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+	parser, err := newParser(&cli{}, p, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(args)
+	return err
 }
 
 // shellWords takes out of a line of shell the arguments of the last sluice in it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,10 +125,13 @@ func address(c *pgconn.Config) string {
 	return fmt.Sprintf("%s:%d", c.Host, c.Port)
 }
 
-// cause is the last of what was tried, which is what matters.
+// cause is what went wrong beneath all that was tried.
 func cause(err error) string {
-	if inner := errors.Unwrap(err); inner != nil {
-		err = inner
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return refused.Message
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err.Error()
 	}
 	tries := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	return strings.TrimSpace(tries[len(tries)-1])

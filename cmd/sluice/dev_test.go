@@ -130,6 +130,7 @@ func TestDev(t *testing.T) {
 	})
 	t.Run("can be checked while it runs", func(t *testing.T) {
 		newWorld(t).run("check", "--data", data).exits(exitOK).says("demo v1", "Clean: each of 8 messages")
+		newWorld(t).with("DATABASE_URL", "postgres://127.0.0.1:1/x").run("check", "--data", data).exits(exitOK)
 	})
 	if code := dev.stop(); code != exitOK {
 		t.Errorf("Ctrl-C ended it with %d:\n%s", code, dev.stderr)
@@ -243,7 +244,7 @@ func TestAddressInUse(t *testing.T) {
 	defer l.Close()
 	newWorld(t).run("serve", "--database-url", "postgres://127.0.0.1:1/x", "--listen", l.Addr().String()).exits(exitFailed).complains("in use", "--listen")
 	newWorld(t).run("serve", "--database-url", "postgres://127.0.0.1:1/x", "--listen", "127.0.0.1:0").exits(exitFailed).
-		complains("cannot connect to the database at 127.0.0.1:1", "connection refused")
+		complains("cannot connect to the database at 127.0.0.1:1: connect: connection refused: check")
 }
 
 // startedPostgres is a server of the test's own, for what a shared one cannot show.
