@@ -46,6 +46,8 @@ func newParser(c *cli, p *program, exit func(int)) (*kong.Kong, error) {
 		kong.Description(description),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(exit),
+		kong.Bind(p),
+		kong.BindToProvider(func() (*client, error) { return p.api.client(p) }),
 		kong.Resolvers(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 			return p.setting(flag.Tag)
 		})),

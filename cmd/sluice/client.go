@@ -24,6 +24,12 @@ type apiFlags struct {
 	Key string `group:"api" from:"SLUICE_API_KEY" secret:"" placeholder:"KEY" help:"API key. Default: that of the sluice dev of this machine."`
 }
 
+// AfterApply notes how the API is reached, for the commands that ask for a client.
+func (f *apiFlags) AfterApply(p *program) error { //nolint:unparam // kong wants it so
+	p.api = f
+	return nil
+}
+
 const (
 	defaultURL  = "http://127.0.0.1:8080"
 	callTimeout = time.Minute
@@ -41,7 +47,7 @@ type client struct {
 var errNoKey = errors.New("no API key: give one with --key or SLUICE_API_KEY, or start `sluice dev`, whose key is found by itself")
 
 // client finds out where Sluice is and with which key it is to be called.
-func (f apiFlags) client(p *program) (*client, error) {
+func (f *apiFlags) client(p *program) (*client, error) {
 	c := &client{base: strings.TrimRight(f.URL, "/"), key: f.Key}
 	if f.Key == "" {
 		// The key of a dev goes nowhere but to that dev.

@@ -65,6 +65,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	output         string // text or json
+	api            *apiFlags
 }
 
 // run is main without the process around it. It returns the exit code.
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	}
 	p.output = c.Output
 	command.BindTo(ctx, (*context.Context)(nil))
-	return p.exit(command.Run(p))
+	return p.exit(command.Run())
 }
 
 // where names the command that the user was on the way to.

@@ -68,11 +68,7 @@ func (processListCmd) Help() string {
 		"sluice process list --topology orders --state failed --limit 100 --output json")
 }
 
-func (c processListCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c processListCmd) Run(ctx context.Context, p *program, api *client) error {
 	l, err := list[processView](ctx, api, "/processes",
 		queryOf("topology", c.Topology, "version", number(c.Version), "state", c.State), c.Limit)
 	if err != nil {
@@ -123,11 +119,7 @@ func (v messageView) row() []string {
 	return []string{v.MessageID, v.From, v.Node, v.Place, strconv.Itoa(v.Attempt), strconv.FormatInt(v.Size, 10), when(v.DueAt)}
 }
 
-func (c processShowCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c processShowCmd) Run(ctx context.Context, p *program, api *client) error {
 	of, err := ask[processView](ctx, api, request{method: http.MethodGet, path: pathOf("processes", c.ID)})
 	if err != nil {
 		return err
@@ -175,11 +167,7 @@ func (processTerminateCmd) Help() string {
 		"sluice process terminate 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60 --reason 'sent by mistake'")
 }
 
-func (c processTerminateCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c processTerminateCmd) Run(ctx context.Context, p *program, api *client) error {
 	type terminated struct {
 		Terminated int `json:"terminated"`
 	}

@@ -338,11 +338,7 @@ func (topologyListCmd) Help() string {
 	return examples("", "sluice topology list", "sluice topology list --output json")
 }
 
-func (c topologyListCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyListCmd) Run(ctx context.Context, p *program, api *client) error {
 	l, err := list[topologyView](ctx, api, "/topologies", nil, c.Limit)
 	if err != nil {
 		return err
@@ -380,11 +376,7 @@ func (topologyShowCmd) Help() string {
 		"sluice topology show orders --version 3 --source > orders.yaml")
 }
 
-func (c topologyShowCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyShowCmd) Run(ctx context.Context, p *program, api *client) error {
 	if c.Version == "" {
 		summary, err := ask[topologyView](ctx, api, request{method: http.MethodGet, path: pathOf("topologies", c.Name)})
 		if err != nil {
@@ -455,11 +447,7 @@ func (topologyPublishCmd) Help() string {
 	return examples("A version takes no events before it is enabled.", "sluice topology publish orders")
 }
 
-func (c topologyPublishCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyPublishCmd) Run(ctx context.Context, p *program, api *client) error {
 	v, err := ask[versionView](ctx, api, request{method: http.MethodPost, path: pathOf("topologies", c.Name, "publish")})
 	if err != nil {
 		return err
@@ -480,11 +468,7 @@ func (topologyEnableCmd) Help() string {
 		"sluice topology enable orders", "sluice topology enable orders --version 3")
 }
 
-func (c topologyEnableCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyEnableCmd) Run(ctx context.Context, p *program, api *client) error {
 	v, err := enableVersion(ctx, api, c.Name, c.Version)
 	if err != nil {
 		return err
@@ -501,11 +485,7 @@ func (topologyDisableCmd) Help() string {
 	return examples("What is in flight finishes.", "sluice topology disable orders")
 }
 
-func (c topologyDisableCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyDisableCmd) Run(ctx context.Context, p *program, api *client) error {
 	if _, err := api.send(ctx, request{method: http.MethodPost, path: pathOf("topologies", c.Name, "disable")}); err != nil {
 		return err
 	}
@@ -523,11 +503,7 @@ func (topologyRollbackCmd) Help() string {
 	return examples("", "sluice topology rollback orders")
 }
 
-func (c topologyRollbackCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyRollbackCmd) Run(ctx context.Context, p *program, api *client) error {
 	v, err := ask[versionView](ctx, api, request{method: http.MethodPost, path: pathOf("topologies", c.Name, "rollback")})
 	if err != nil {
 		return err
@@ -549,11 +525,7 @@ func (topologyDeleteCmd) Help() string {
 		"sluice topology delete orders --messages trash")
 }
 
-func (c topologyDeleteCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyDeleteCmd) Run(ctx context.Context, p *program, api *client) error {
 	path, what := pathOf("topologies", c.Name), c.Name
 	if c.Version != 0 {
 		path += pathOf("versions", strconv.Itoa(c.Version))
@@ -594,11 +566,7 @@ func (topologyDiffCmd) Help() string {
 		"sluice topology diff orders --from 3 --to 4")
 }
 
-func (c topologyDiffCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c topologyDiffCmd) Run(ctx context.Context, p *program, api *client) error {
 	type difference struct {
 		Text string `json:"text"`
 	}

@@ -92,11 +92,7 @@ func (trashListCmd) Help() string {
 		"sluice trash list --topology orders --node store --limit 1000 --output json")
 }
 
-func (c trashListCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c trashListCmd) Run(ctx context.Context, p *program, api *client) error {
 	l, err := list[entryView](ctx, api, "/trash", queryOf("topology", c.Topology, "version", number(c.Version), "node", c.Node), c.Limit)
 	if err != nil {
 		return err
@@ -123,11 +119,7 @@ func (trashShowCmd) Help() string {
 		"sluice trash show 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --body > order.json")
 }
 
-func (c trashShowCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c trashShowCmd) Run(ctx context.Context, p *program, api *client) error {
 	entry, err := ask[entryView](ctx, api, request{method: http.MethodGet, path: pathOf("trash", c.ID)})
 	if err != nil {
 		return err
@@ -325,11 +317,7 @@ func (trashEditCmd) Help() string {
 		"sluice trash edit 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --discard")
 }
 
-func (c trashEditCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c trashEditCmd) Run(ctx context.Context, p *program, api *client) error {
 	path := pathOf("trash", c.ID, "body")
 	if c.Discard {
 		if _, err := api.send(ctx, request{method: http.MethodDelete, path: path}); err != nil {

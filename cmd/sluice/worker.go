@@ -53,11 +53,7 @@ func (workerAddCmd) Help() string {
 		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret")
 }
 
-func (c workerAddCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.
 		jsonBody(map[string]string{"name": c.Name, "url": c.Server}))
 	if err != nil {
@@ -80,11 +76,7 @@ func (workerMoveCmd) Help() string {
 		"sluice worker move shop http://127.0.0.1:9001")
 }
 
-func (c workerMoveCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c workerMoveCmd) Run(ctx context.Context, p *program, api *client) error {
 	if _, err := api.send(ctx, request{method: http.MethodPut, path: pathOf("workers", c.Name)}.
 		jsonBody(map[string]string{"url": c.Server})); err != nil {
 		return err
@@ -103,11 +95,7 @@ func (workerListCmd) Help() string {
 	return examples("", "sluice worker list", "sluice worker list --output json")
 }
 
-func (c workerListCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c workerListCmd) Run(ctx context.Context, p *program, api *client) error {
 	l, err := list[workerView](ctx, api, "/workers", nil, c.Limit)
 	if err != nil {
 		return err
@@ -216,11 +204,7 @@ func (workerRemoveCmd) Help() string {
 	return examples("One that an enabled topology names stays.", "sluice worker remove shop")
 }
 
-func (c workerRemoveCmd) Run(ctx context.Context, p *program) error {
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
+func (c workerRemoveCmd) Run(ctx context.Context, p *program, api *client) error {
 	if _, err := api.send(ctx, request{method: http.MethodDelete, path: pathOf("workers", c.Name)}); err != nil {
 		return err
 	}
