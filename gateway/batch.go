@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -83,7 +84,9 @@ func (g *gateway) postBatch(w http.ResponseWriter, r *http.Request, by auth.Prin
 	if err := wantType(r.Header, ndjsonTypes); err != nil {
 		return err
 	}
-	b, err := g.readBody(w, r, g.config.MaxBatch)
+	// It is that much larger, so it may take that much longer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.config.BodyTime * time.Duration(max(1, g.config.MaxBatch/g.config.MaxBody))))
+	b, err := g.readBody(r, g.config.MaxBatch)
 	defer b.release()
 	if err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"sluice/openapi"
 )
@@ -55,7 +54,7 @@ const trusted = 64 << 10
 
 // readBody reads a body of at most so many bytes, exactly as it came, into memory of its own. The caller releases what is
 // returned, also beside an error.
-func (g *gateway) readBody(w http.ResponseWriter, r *http.Request, most int64) (*body, error) {
+func (g *gateway) readBody(r *http.Request, most int64) (*body, error) {
 	b := &body{bytes: []byte{}, memory: g.memory}
 	switch n := r.ContentLength; {
 	case n > most:
@@ -63,12 +62,7 @@ func (g *gateway) readBody(w http.ResponseWriter, r *http.Request, most int64) (
 	case n == 0:
 		return b, nil
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(g.config.BodyTime)) // a test's recorder has none
-	err := b.read(r, most)
-	// Left in place it would end the request that it no longer is about.
-	_ = control.SetReadDeadline(time.Time{})
-	return b, err
+	return b, b.read(r, most)
 }
 
 func (b *body) read(r *http.Request, most int64) error {

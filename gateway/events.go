@@ -31,7 +31,7 @@ type StartPath struct {
 // StartVersionPath is the same for a version that is named.
 type StartVersionPath struct {
 	StartPath
-	Version int32 `path:"version" minimum:"1" doc:"Number of a published version; it need not be the enabled one"`
+	Version int `path:"version" minimum:"1" maximum:"2147483647" doc:"Number of a published version; it need not be the enabled one"`
 }
 
 // EventHeaders may hold the key that makes sending an event again harmless.
@@ -95,7 +95,7 @@ func (g *gateway) postEvent(w http.ResponseWriter, r *http.Request, by auth.Prin
 	if ev.Headers, err = g.keeper.choose(r.Header); err != nil {
 		return err
 	}
-	b, err := g.readBody(w, r, g.config.MaxBody)
+	b, err := g.readBody(r, g.config.MaxBody)
 	defer b.release()
 	if err != nil {
 		return err

@@ -146,7 +146,7 @@ func assemble(c Config) *gateway {
 }
 
 func (g *gateway) handler() http.Handler {
-	return openapi.Handler(g.mux, openapi.Config{Logger: g.log, Translate: g.translate, MaxHeaderBytes: maxHeaderBytes})
+	return openapi.Handler(g.mux, openapi.Config{Logger: g.log, Translate: g.translate, MaxHeaderBytes: maxHeaderBytes, BodyTime: g.config.BodyTime})
 }
 
 // schemaName names the schemas of the contract: what is called processView here is a Process there.

@@ -35,7 +35,7 @@ func DefaultHeaders() []string {
 // connection: a worker that was given them might believe them. A name may end in *.
 var never = []string{
 	"authorization", "proxy-*", "cookie", "set-cookie", "x-api-key", "host", "forwarded", "x-forwarded-*", "x-real-ip", "via",
-	"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
+	"sluice-*", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
 }
 
 // keeper chooses the headers that an event keeps.

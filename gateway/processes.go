@@ -180,13 +180,13 @@ func (g *gateway) addProcesses() {
 func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	openapi.Page
 	Topology string `query:"topology" maxLength:"63" doc:"Only of this topology; also one that was deleted"`
-	Version  int32  `query:"version" minimum:"1" doc:"Only of this version of it"`
+	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
 	State    string `query:"state" enum:"running,failed,terminated,rejected,done" doc:"Only in this state"`
 }) (*answer[openapi.List[processView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()
 	}
-	f := process.Filter{Topology: in.Topology, Version: int(in.Version), State: process.State(in.State), Limit: in.Limit}
+	f := process.Filter{Topology: in.Topology, Version: in.Version, State: process.State(in.State), Limit: in.Limit}
 	if err := in.Cursor(&f.After); err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ type edgeView struct {
 }
 
 type enableView struct {
-	Version int32 `json:"version,omitempty" minimum:"1" doc:"Number of a published version; absent: the newest"`
+	Version int `json:"version,omitempty" minimum:"1" maximum:"2147483647" doc:"Number of a published version; absent: the newest"`
 }
 
 type deletedView struct {
@@ -179,9 +179,9 @@ func (g *gateway) addTopologies() {
 	}, func(ctx context.Context, in *struct {
 		TopologyPath
 		LeftoverQuery
-		Version int32 `path:"version" minimum:"1" doc:"Number of a published version"`
+		Version int `path:"version" minimum:"1" maximum:"2147483647" doc:"Number of a published version"`
 	}) (*answer[deletedView], error) {
-		return g.deleteTopology(ctx, in.Topology, int(in.Version), in.LeftoverQuery)
+		return g.deleteTopology(ctx, in.Topology, in.Version, in.LeftoverQuery)
 	})
 	register(g, huma.Operation{
 		OperationID: "diff-topology", Method: http.MethodGet, Path: topologyPath + "/diff", Tags: tags, Security: look,
@@ -272,16 +272,15 @@ func (in *TopologyFile) Resolve(hctx huma.Context) []error {
 
 // parse reads the file and holds it against the workers that are registered.
 func (in *TopologyFile) parse(ctx context.Context, tx pgx.Tx, tenant int64) (topology.Graph, error) {
-	file := strings.ToValidUTF8(in.File, "\ufffd")
-	graph, err := topology.Parse(file, in.RawBody)
-	if err != nil {
-		return graph, err
-	}
 	known, err := queue.KnownWorkers(ctx, tx, tenant)
 	if err != nil {
-		return graph, err
+		return topology.Graph{}, err
 	}
-	return graph, topology.CheckWorkers(file, in.RawBody, slices.Collect(maps.Keys(known)))
+	file := strings.ToValidUTF8(in.File, "\ufffd")
+	if err := topology.CheckWorkers(file, in.RawBody, slices.Collect(maps.Keys(known))); err != nil {
+		return topology.Graph{}, err
+	}
+	return topology.Parse(file, in.RawBody)
 }
 
 // describeFile says in the contract what a topology file may be written in.
@@ -340,7 +339,7 @@ func (g *gateway) enableTopology(ctx context.Context, in *struct {
 }) (*answer[versionView], error) {
 	number := 0
 	if in.Body != nil {
-		number = int(in.Body.Version)
+		number = in.Body.Version
 	}
 	return g.changeVersion(ctx, func(tx pgx.Tx, by auth.Principal) (topology.Version, error) {
 		return topology.Enable(ctx, tx, by.TenantID, in.Topology, number, by.Actor())

@@ -122,13 +122,13 @@ func (g *gateway) addTrash() {
 func (g *gateway) listTrash(ctx context.Context, in *struct {
 	openapi.Page
 	Topology string `query:"topology" maxLength:"63" doc:"Only of this topology; also one that was deleted"`
-	Version  int32  `query:"version" minimum:"1" doc:"Only of this version of it"`
+	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
 	Node     string `query:"node" maxLength:"63" doc:"Only of this node"`
 }) (*answer[openapi.List[EntryView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()
 	}
-	f := trash.Filter{Topology: in.Topology, Version: int(in.Version), Node: in.Node, Limit: in.Limit + 1}
+	f := trash.Filter{Topology: in.Topology, Version: in.Version, Node: in.Node, Limit: in.Limit + 1}
 	if err := in.Cursor(&f.After); err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (g *gateway) editTrash(w http.ResponseWriter, r *http.Request, by auth.Prin
 		return openapi.ValidationFailed.Because("%.80q is no message id", r.PathValue("message_id")).
 			With(openapi.Detail{Detail: "expected a correlation id, a dash and a number", Location: "path.message_id"})
 	}
-	b, err := g.readBody(w, r, g.config.MaxBody)
+	b, err := g.readBody(r, g.config.MaxBody)
 	defer b.release()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -26,6 +27,9 @@ type Config struct {
 	// MaxHeaderBytes is how much all headers of a request may take together; 0 is 64 KiB. The server's own limit must
 	// be above it, for what the server refuses it refuses in plain text.
 	MaxHeaderBytes int
+	// BodyTime is how long the body of a request may take to arrive; 0 is 30 s. It holds for bodies that no handler
+	// reads, too: the server reads the rest of them before it answers.
+	BodyTime time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -37,6 +41,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxHeaderBytes == 0 {
 		c.MaxHeaderBytes = 64 << 10
+	}
+	if c.BodyTime == 0 {
+		c.BodyTime = 30 * time.Second
 	}
 	return c
 }
@@ -51,7 +58,9 @@ func Handler(mux *http.ServeMux, c Config) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		x.pattern = &r.Pattern
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &body{r.Body}
+			b := &body{ReadCloser: r.Body, control: http.NewResponseController(w)}
+			_ = b.control.SetReadDeadline(time.Now().Add(c.BodyTime)) // a test's recorder has none
+			r.Body = b
 		}
 		aw := &answer{ResponseWriter: w, r: r}
 		aw.Header().Set("X-Request-Id", x.id)
@@ -148,12 +157,20 @@ func requestID(r *http.Request) string {
 
 const idChars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_."
 
-// body marks the errors of reading a request's body as what they are: the client's.
-type body struct{ io.ReadCloser }
+// body marks the errors of reading a request's body as what they are: the client's. When all of it has come, its deadline
+// is over: left in place it would end the request that waits for its answer.
+type body struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		_ = b.control.SetReadDeadline(time.Time{})
+	default:
 		err = &bodyError{err}
 	}
 	return n, err
