@@ -6,9 +6,12 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -146,7 +149,7 @@ func (r *run) database(ctx context.Context) (url string, drop func(), err error)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		if err := r.onServer(ctx, "drop database "+name+" with (force)"); err != nil {
-			slog.Warn("Benchmark's database not dropped", "database", name, "err", err)
+			slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
 		}
 	}
 	config, err := pgx.ParseConfig(r.options.ServerURL)
@@ -181,11 +184,14 @@ func (r *run) onServer(ctx context.Context, sql string) error {
 	return err
 }
 
-const tenant = 1
+const (
+	tenant = 1
+	line   = "line" // the topology of every scenario
+)
 
 // publish enables a line of hops custom nodes after the start node "in", all at the worker named bench.
-func publish(ctx context.Context, pool *pgxpool.Pool, name string, hops, concurrency int, workerURL string) error {
-	g := topology.Graph{Name: name, Nodes: []topology.Node{{Name: "in", Kind: topology.Start, Followers: []string{"n1"}}}}
+func publish(ctx context.Context, pool *pgxpool.Pool, hops, concurrency int, workerURL string) error {
+	g := topology.Graph{Name: line, Nodes: []topology.Node{{Name: "in", Kind: topology.Start, Followers: []string{"n1"}}}}
 	for i := 1; i <= hops; i++ {
 		n := topology.Node{
 			Name: fmt.Sprintf("n%d", i), Kind: topology.Custom, Worker: "bench", Action: "n", Timeout: topology.Duration(30 * time.Second),
@@ -203,10 +209,10 @@ func publish(ctx context.Context, pool *pgxpool.Pool, name string, hops, concurr
 		if _, err := topology.SaveDraft(ctx, tx, tenant, g, "", "bench"); err != nil {
 			return err
 		}
-		if _, err := queue.Publish(ctx, tx, tenant, name, "bench"); err != nil {
+		if _, err := queue.Publish(ctx, tx, tenant, line, "bench"); err != nil {
 			return err
 		}
-		_, err := topology.Enable(ctx, tx, tenant, name, 0, "bench")
+		_, err := topology.Enable(ctx, tx, tenant, line, 0, "bench")
 		return err
 	})
 }
@@ -216,6 +222,36 @@ type callerFunc func(ctx context.Context, r worker.Request) (worker.Result, erro
 
 func (f callerFunc) Call(ctx context.Context, _ worker.Target, r worker.Request) (worker.Result, error) {
 	return f(ctx, r)
+}
+
+// loopback serves the handler until stop is called.
+func loopback(ctx context.Context, handler http.Handler) (url string, stop func(), err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	go func() { _ = server.Serve(l) }() // it ends with Close; a server that breaks shows in the calls
+	return "http://" + l.Addr().String(), func() { server.Close() }, nil
+}
+
+// stop ends the engine. An engine that does not stop as it should makes the measurement fail.
+func stop(ctx context.Context, engine *queue.Engine, err *error) {
+	*err = errors.Join(*err, engine.Stop(context.WithoutCancel(ctx)))
+}
+
+// drain starts the engine and returns how long it takes until the calls are made and nothing is left on any edge.
+func drain(ctx context.Context, engine *queue.Engine, pool *pgxpool.Pool, calls *countdown) (time.Duration, error) {
+	start := time.Now()
+	if err := engine.Start(ctx); err != nil {
+		return 0, err
+	}
+	if err := calls.wait(ctx); err != nil {
+		return 0, err
+	}
+	// The last hand-offs may still be on their way.
+	err := until(ctx, pool, `select not exists (select from river.river_job where kind = 'message')`)
+	return time.Since(start), err
 }
 
 // until waits for a query to say true.

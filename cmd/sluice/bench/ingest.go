@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -34,7 +34,7 @@ func measureIngest(ctx context.Context, r *run) (Result, error) {
 	}
 	defer drop()
 	requests := r.scaled(30_000)
-	baseline, _, err := oneInsertEach(ctx, url, requests)
+	baseline, err := oneInsertEach(ctx, url, requests)
 	if err != nil {
 		return Result{}, fmt.Errorf("baseline: %w", err)
 	}
@@ -45,7 +45,7 @@ func measureIngest(ctx context.Context, r *run) (Result, error) {
 	}, err
 }
 
-func ingestRate(ctx context.Context, url string, requests int) (float64, []time.Duration, error) {
+func ingestRate(ctx context.Context, url string, requests int) (rate float64, took []time.Duration, err error) {
 	pool, err := queue.Open(ctx, url, 16)
 	if err != nil {
 		return 0, nil, err
@@ -56,14 +56,14 @@ func ingestRate(ctx context.Context, url string, requests int) (float64, []time.
 		return 0, nil, err
 	}
 	defer tenants.Close()
-	if err := publish(ctx, pool, "line", 1, 1, "http://127.0.0.1:9"); err != nil {
+	if err := publish(ctx, pool, 1, 1, "http://127.0.0.1:9"); err != nil {
 		return 0, nil, err
 	}
 	engine, err := queue.New(ctx, pool, queue.Config{})
 	if err != nil {
 		return 0, nil, err
 	}
-	defer engine.Stop(context.WithoutCancel(ctx))
+	defer stop(ctx, engine, &err)
 	var key string
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		_, key, err = auth.CreateKey(ctx, tx, tenant, "bench", auth.Scopes{auth.Ingest}, "bench")
@@ -75,18 +75,18 @@ func ingestRate(ctx context.Context, url string, requests int) (float64, []time.
 	handler := gateway.New(gateway.Config{
 		Engine: engine, TenantPool: tenants, Keys: auth.New(pool), Trash: trash.New(tenants, engine), Logger: silent,
 	})
-	return load(ctx, handler, "/v1/topologies/line/nodes/in/events", requests, http.Header{"Authorization": {"Bearer " + key}})
+	return load(ctx, handler, "/v1/topologies/"+line+"/nodes/in/events", requests, http.Header{"Authorization": {"Bearer " + key}})
 }
 
 // oneInsertEach is the baseline.
-func oneInsertEach(ctx context.Context, url string, requests int) (float64, []time.Duration, error) {
+func oneInsertEach(ctx context.Context, url string, requests int) (float64, error) {
 	pool, err := queue.Open(ctx, url, ingestConnections)
 	if err != nil {
-		return 0, nil, err
+		return 0, err
 	}
 	defer pool.Close()
 	if _, err := pool.Exec(ctx, `create table sluice.bench_event (id bigint generated always as identity primary key, body bytea not null)`); err != nil {
-		return 0, nil, err
+		return 0, err
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
@@ -99,22 +99,21 @@ func oneInsertEach(ctx context.Context, url string, requests int) (float64, []ti
 		}
 		w.WriteHeader(http.StatusAccepted)
 	})
-	return load(ctx, handler, "/", requests, nil)
+	rate, _, err := load(ctx, handler, "/", requests, nil)
+	return rate, err
 }
 
 // load serves the handler on loopback, posts bodies of 1 KB to it from as many connections as there are callers, and
 // returns the rate and the sorted times of the requests.
 func load(ctx context.Context, handler http.Handler, path string, requests int, header http.Header) (float64, []time.Duration, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	url, stopServer, err := loopback(ctx, handler)
 	if err != nil {
 		return 0, nil, err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
-	go server.Serve(l)
-	defer server.Close()
+	defer stopServer()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: ingestConnections}, Timeout: time.Minute}
 	defer client.CloseIdleConnections()
-	url := "http://" + l.Addr().String() + path
+	url += path
 
 	const warmUp = 1000
 	var next atomic.Int64
@@ -127,9 +126,7 @@ func load(ctx context.Context, handler http.Handler, path string, requests int, 
 		if err != nil {
 			return err
 		}
-		for k, v := range header {
-			req.Header[k] = v
-		}
+		maps.Copy(req.Header, header)
 		req.Header.Set("Idempotency-Key", strconv.Itoa(n))
 		resp, err := client.Do(req)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -21,19 +20,9 @@ const (
 	pipelineInFlight = 256
 )
 
-// echo is a worker service over HTTP on loopback that answers with the body that it got, and tells answered when it has.
-type echo struct {
-	url    string
-	server *http.Server
-}
-
-func startEcho(ctx context.Context, answered func(node string)) (*echo, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	e := &echo{url: "http://" + l.Addr().String()}
-	e.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// startEcho starts a worker service over HTTP that answers with the body that it got, and tells answered when it has.
+func startEcho(ctx context.Context, answered func(node string)) (url string, stop func(), err error) {
+	return loopback(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil {
 			return
@@ -41,12 +30,8 @@ func startEcho(ctx context.Context, answered func(node string)) (*echo, error) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Write(body)
 		answered(r.Header.Get("Sluice-Node"))
-	})}
-	go e.server.Serve(l)
-	return e, nil
+	}))
 }
-
-func (e *echo) stop() { e.server.Close() }
 
 // measurePipeline moves events through five nodes that call a worker over HTTP. The baseline is the same client calling
 // the same worker with the same parallelism and no engine.
@@ -72,14 +57,14 @@ func measurePipeline(ctx context.Context, r *run) (Result, error) {
 
 // roundTrips is how many calls a second the client makes of the worker by itself.
 func roundTrips(ctx context.Context, calls int) (float64, error) {
-	e, err := startEcho(ctx, func(string) {})
+	echoURL, stopEcho, err := startEcho(ctx, func(string) {})
 	if err != nil {
 		return 0, err
 	}
-	defer e.stop()
+	defer stopEcho()
 	client := worker.NewClient(worker.Config{})
 	defer client.Close()
-	target := worker.Target{Name: "bench", URL: e.url, Secrets: []worker.Secret{worker.NewSecret()}}
+	target := worker.Target{Name: "bench", URL: echoURL, Secrets: []worker.Secret{worker.NewSecret()}}
 	body := bytes.Repeat([]byte("x"), 1024)
 	work := make(chan struct{}, calls)
 	for range calls {
@@ -94,7 +79,7 @@ func roundTrips(ctx context.Context, calls int) (float64, error) {
 		callers.Go(func() {
 			for range work {
 				_, err := client.Call(ctx, target, worker.Request{
-					Action: "n", MessageID: "m", CorrelationID: "c", Topology: "line", Version: 1, Node: "n1", Attempt: 1,
+					Action: "n", MessageID: "m", CorrelationID: "c", Topology: line, Version: 1, Node: "n1", Attempt: 1,
 					Body: body, Deadline: time.Now().Add(30 * time.Second),
 				})
 				if err != nil {
@@ -110,42 +95,36 @@ func roundTrips(ctx context.Context, calls int) (float64, error) {
 	return float64(calls) / time.Since(start).Seconds(), failed
 }
 
-func pipelineRate(ctx context.Context, pool *pgxpool.Pool, events int) (float64, error) {
+func pipelineRate(ctx context.Context, pool *pgxpool.Pool, events int) (rate float64, err error) {
 	calls := newCountdown(events * pipelineHops)
-	e, err := startEcho(ctx, func(string) { calls.done() })
+	echoURL, stopEcho, err := startEcho(ctx, func(string) { calls.done() })
 	if err != nil {
 		return 0, err
 	}
-	defer e.stop()
-	if err := publish(ctx, pool, "line", pipelineHops, pipelineInFlight, e.url); err != nil {
+	defer stopEcho()
+	if err := publish(ctx, pool, pipelineHops, pipelineInFlight, echoURL); err != nil {
 		return 0, err
 	}
 	engine, err := queue.New(ctx, pool, queue.Config{Slots: pipelineInFlight})
 	if err != nil {
 		return 0, err
 	}
-	defer engine.Stop(context.WithoutCancel(ctx))
+	defer stop(ctx, engine, &err)
 	if err := acceptAll(ctx, engine, events, bytes.Repeat([]byte("x"), 1024)); err != nil {
 		return 0, err
 	}
-	start := time.Now()
-	if err := engine.Start(ctx); err != nil {
+	took, err := drain(ctx, engine, pool, calls)
+	if err != nil {
 		return 0, err
 	}
-	if err := calls.wait(ctx); err != nil {
-		return 0, err
-	}
-	if err := until(ctx, pool, noneOpen); err != nil {
-		return 0, err
-	}
-	return float64(events*pipelineHops) / time.Since(start).Seconds(), nil
+	return float64(events*pipelineHops) / took.Seconds(), nil
 }
 
 // acceptAll stores events without a runner, so that they wait when the clock starts.
 func acceptAll(ctx context.Context, engine *queue.Engine, events int, body []byte) error {
 	batch := make([]queue.Event, 1000)
 	for i := range batch {
-		batch[i] = queue.Event{Tenant: tenant, Topology: "line", Node: "in", Body: body}
+		batch[i] = queue.Event{Tenant: tenant, Topology: line, Node: "in", Body: body}
 	}
 	for left := events; left > 0; left -= len(batch) {
 		_, errs := engine.AcceptMany(ctx, batch[:min(left, len(batch))])
@@ -160,7 +139,7 @@ func acceptAll(ctx context.Context, engine *queue.Engine, events int, body []byt
 
 // measureLatency sends one event at a time through five idle nodes over HTTP: from the call that accepts it to the
 // answer of the fifth worker call.
-func measureLatency(ctx context.Context, r *run) (Result, error) {
+func measureLatency(ctx context.Context, r *run) (result Result, err error) {
 	url, drop, err := r.database(ctx)
 	if err != nil {
 		return Result{}, err
@@ -172,7 +151,7 @@ func measureLatency(ctx context.Context, r *run) (Result, error) {
 	}
 	defer pool.Close()
 	arrived := make(chan time.Time, 1)
-	e, err := startEcho(ctx, func(node string) {
+	echoURL, stopEcho, err := startEcho(ctx, func(node string) {
 		if node == "n5" {
 			arrived <- time.Now()
 		}
@@ -180,15 +159,15 @@ func measureLatency(ctx context.Context, r *run) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	defer e.stop()
-	if err := publish(ctx, pool, "line", pipelineHops, pipelineInFlight, e.url); err != nil {
+	defer stopEcho()
+	if err := publish(ctx, pool, pipelineHops, pipelineInFlight, echoURL); err != nil {
 		return Result{}, err
 	}
 	engine, err := queue.New(ctx, pool, queue.Config{})
 	if err != nil {
 		return Result{}, err
 	}
-	defer engine.Stop(context.WithoutCancel(ctx))
+	defer stop(ctx, engine, &err)
 	if err := engine.Start(ctx); err != nil {
 		return Result{}, err
 	}
@@ -197,7 +176,7 @@ func measureLatency(ctx context.Context, r *run) (Result, error) {
 	begin := time.Now()
 	for i := range r.scaled(300) + warmUp {
 		start := time.Now()
-		if _, err := engine.Accept(ctx, queue.Event{Tenant: tenant, Topology: "line", Node: "in", Body: bytes.Repeat([]byte("x"), 1024)}); err != nil {
+		if _, err := engine.Accept(ctx, queue.Event{Tenant: tenant, Topology: line, Node: "in", Body: bytes.Repeat([]byte("x"), 1024)}); err != nil {
 			return Result{}, err
 		}
 		select {
@@ -208,7 +187,7 @@ func measureLatency(ctx context.Context, r *run) (Result, error) {
 		case <-time.After(30 * time.Second):
 			return Result{}, context.DeadlineExceeded
 		}
-		time.Sleep(2 * time.Millisecond) // at rest in between
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // what is measured is an engine at rest
 	}
 	slices.Sort(took)
 	return Result{Rate: float64(len(took)) / time.Since(begin).Seconds(), Unit: "events/s, one at a time", P50: percentile(took, 0.5), P99: percentile(took, 0.99)}, nil
