@@ -28,11 +28,6 @@ const (
 	outcomeFailed      outcome = "failed"
 )
 
-// settles tells whether the message leaves its edge.
-func (o outcome) settles() bool {
-	return o == outcomeDone || o == outcomeFiltered || o == outcomeFailed
-}
-
 // settlement is a delivery with its outcome: what the hand-off commits.
 type settlement struct {
 	d          *delivery

@@ -8,14 +8,30 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// SQLSTATEs that something is made of.
+const (
+	uniqueViolation  = "23505"
+	checkViolation   = "23514"
+	duplicateTable   = "42P07"
+	lockNotAvailable = "55P03"
+)
+
+// sqlState is the code in an answer of Postgres, or "" where err is something else.
+func sqlState(err error) string {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code
+	}
+	return ""
+}
+
 // isPassing tells whether a statement may succeed when it is sent again: it lost a race, the database is out of service
 // or full, or the connection broke - in which case it may even have committed.
 func isPassing(err error) bool {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	state := sqlState(err)
+	if state == "" {
 		return true // no answer from Postgres: a broken connection, a deadline
 	}
-	switch pg.Code[:2] {
+	switch state[:2] {
 	case "08", // connection
 		"25", // read-only: a fail-over is under way
 		"40", // serialisation, deadlock
@@ -31,10 +47,7 @@ func isPassing(err error) bool {
 
 // isStored tells whether a row was there already. Ids are made to be unique, so it is the row of an earlier try whose
 // answer was lost, and which was still on its way when it was looked for.
-func isStored(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "23505"
-}
+func isStored(err error) bool { return sqlState(err) == uniqueViolation }
 
 // isRefused tells whether Postgres refused what the statement carried, so that sending it again would change nothing.
 func isRefused(err error) bool { return err != nil && !isPassing(err) }

@@ -94,8 +94,7 @@ func (e *Engine) refuse(s *settlement, err error) {
 		return
 	}
 	said := err.Error()
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		said = pg.Message
 	}
 	e.handOff([]*settlement{{

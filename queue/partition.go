@@ -2,12 +2,10 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -53,11 +51,11 @@ func ensurePartitions(ctx context.Context, pool *pgxpool.Pool) error {
 			err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 				return createPartition(ctx, tx, t.table, t.with, name, day)
 			})
-			var pg *pgconn.PgError
-			if errors.As(err, &pg) && (pg.Code == "42P07" || pg.Code == "23505") {
+			state := sqlState(err)
+			if state == duplicateTable || state == uniqueViolation {
 				continue // another node was first
 			}
-			if errors.As(err, &pg) && pg.Code == "55P03" && d > 0 {
+			if state == lockNotAvailable && d > 0 {
 				continue // someone holds the table just now, and there are days left to try again
 			}
 			if err != nil {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"maps"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -26,8 +27,6 @@ func open(ctx context.Context, url string, size int, settings map[string]string)
 		return nil, err
 	}
 	config.MaxConns = int32(size)
-	for k, v := range settings {
-		config.ConnConfig.RuntimeParams[k] = v
-	}
+	maps.Copy(config.ConnConfig.RuntimeParams, settings)
 	return pgxpool.NewWithConfig(ctx, config)
 }

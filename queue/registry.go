@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"sluice/queue/topology"
 	"sluice/queue/worker"
@@ -41,14 +40,11 @@ func AddWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by s
 		insert into sluice.worker (tenant_id, name, url, secrets) values ($1, $2, $3, array[$4])
 		returning name, url, created_at, down_since, down_reason`, tenant, name, address, secret.Reveal())
 	w, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Worker])
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch pg.Code {
-		case "23505":
-			return w, secret, fmt.Errorf("%w: %s", ErrWorkerTaken, name)
-		case "23514":
-			return w, secret, fmt.Errorf("%w: a name is lower-case letters and digits joined by single dashes, at most 63", ErrBadWorker)
-		}
+	switch sqlState(err) {
+	case uniqueViolation:
+		return w, secret, fmt.Errorf("%w: %s", ErrWorkerTaken, name)
+	case checkViolation:
+		return w, secret, fmt.Errorf("%w: a name is lower-case letters and digits joined by single dashes, at most 63", ErrBadWorker)
 	}
 	if err != nil {
 		return w, secret, err

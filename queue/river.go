@@ -9,14 +9,14 @@ package queue
 //   - A claim is a job in state running, with the attempt and the runner that claimed it. Whoever commits for a job
 //     names all three; a runner that lost its claim finds no row, writes nothing, and does not disturb its neighbours.
 //   - Locks are taken in one order everywhere: river_job by id, then process by id, then the rest.
+//
+// A job's max_attempts is 32767, the most that the column takes, which tells River that a message's fate is not its to
+// decide.
 
 import "strconv"
 
 // jobKind is the kind of the jobs that carry messages.
 const jobKind = "message"
-
-// maxAttempts tells River that a message's fate is not its to decide.
-const maxAttempts = 32767
 
 // queueName is the River queue of an edge.
 func queueName(edge int64) string { return "e" + strconv.FormatInt(edge, 10) }
