@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -125,16 +126,14 @@ func migrating(ctx context.Context, url string, files fs.FS, f func(*migrator) e
 		return err
 	}
 	config.MaxConns = 2 // the lock's, and the one that works
-	for name, value := range map[string]string{
+	maps.Copy(config.ConnConfig.RuntimeParams, map[string]string{
 		"application_name":                    "sluice migrate",
 		"sluice.tenant_id":                    "*", // migrations of data see the rows of all tenants
 		"search_path":                         "pg_catalog",
 		"lock_timeout":                        lockTimeout,
 		"statement_timeout":                   "0", // the database's defaults are for queries, not for building indexes
 		"idle_in_transaction_session_timeout": "0",
-	} {
-		config.ConnConfig.RuntimeParams[name] = value
-	}
+	})
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return err
@@ -240,8 +239,7 @@ func patiently(ctx context.Context, f func() error) error {
 
 // code is the SQLSTATE of an error, "" if it has none.
 func code(err error) string {
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return refused.Code
 	}
 	return ""

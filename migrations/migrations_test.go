@@ -372,7 +372,7 @@ func exec(t *testing.T, conn *pgx.Conn, sql string) {
 
 func waitFor(t *testing.T, what string, fact func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !fact(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !fact(); time.Sleep(5 * time.Millisecond) { //nolint:forbidigo // between two looks at a fact, with a deadline
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

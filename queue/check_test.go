@@ -31,7 +31,7 @@ nodes:
 
 // scatter is a worker that leaves messages in all places, as their bodies say. What is held runs until its end.
 func scatter(held <-chan struct{}) callerFunc {
-	pass := func(r worker.Request, followers ...string) (worker.Result, error) {
+	pass := func(followers ...string) (worker.Result, error) {
 		return worker.Result{Reply: worker.Reply{Verdict: worker.Done, Messages: []worker.Message{{SameBody: true, Followers: followers}}}}, nil
 	}
 	hold := func(ctx context.Context) {
@@ -44,15 +44,15 @@ func scatter(held <-chan struct{}) callerFunc {
 		what := string(r.Body)
 		switch {
 		case r.Node == "a" && what == "hold":
-			return pass(r, "slow")
+			return pass("slow")
 		case r.Node == "a" && what == "pages":
-			return pass(r, "pages")
+			return pass("pages")
 		case r.Node == "a":
-			return pass(r, "b")
+			return pass("b")
 		case r.Node == "slow":
 			hold(ctx)
 		case r.Node == "pages" && r.Page == 1:
-			result, err := pass(r, "b2")
+			result, err := pass("b2")
 			result.Cursor = "2"
 			return result, err
 		case r.Node == "pages":
@@ -262,7 +262,7 @@ func (s *scattered) checkAfter(t *testing.T, sql string, args ...any) (r queue.R
 		}
 		return undo
 	})
-	if err != undo {
+	if !errors.Is(err, undo) {
 		t.Fatal(err)
 	}
 	return r

@@ -135,7 +135,7 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-func same(ctx context.Context, r worker.Request) (worker.Result, error) {
+func same(_ context.Context, r worker.Request) (worker.Result, error) {
 	return worker.Result{Reply: worker.Reply{Verdict: worker.Done, Messages: []worker.Message{{SameBody: true, Headers: r.Headers}}}, Status: 200}, nil
 }
 

@@ -205,9 +205,9 @@ func ids(entries []trash.Entry) (list []process.MessageID) {
 	return list
 }
 
-func refuseAt(node, why string) func(worker.Request) string {
+func refuseAtB(why string) func(worker.Request) string {
 	return func(r worker.Request) string {
-		if r.Node == node {
+		if r.Node == "b" {
 			return why
 		}
 		return ""
@@ -218,7 +218,7 @@ func refuseAt(node, why string) func(worker.Request) string {
 // is sent again to the same node, and its attempts are counted on.
 func TestApprove(t *testing.T) {
 	t.Parallel()
-	r := start(t, flow, refuseAt("b", "no such customer"))
+	r := start(t, flow, refuseAtB("no such customer"))
 	id := r.send("order 1")[0]
 	e := r.entries(1)[0]
 	if e.ID.Process != id || e.Topology != "flow" || e.Version != 1 || e.Node != "b" || e.Attempt != 1 || e.Size != 7 || e.Edited ||
@@ -344,7 +344,7 @@ func TestEdit(t *testing.T) {
 // left the trash, nothing is done, and it is named.
 func TestReject(t *testing.T) {
 	t.Parallel()
-	r := start(t, flow, refuseAt("b", "bad"))
+	r := start(t, flow, refuseAtB("bad"))
 	sent := r.send("1", "2", "3")
 	entries := r.entries(3)
 	first, rest := entries[0].ID, ids(entries[1:])
@@ -377,7 +377,7 @@ func TestReject(t *testing.T) {
 // Another tenant's entries are not there.
 func TestWall(t *testing.T) {
 	t.Parallel()
-	r := start(t, flow, refuseAt("b", "bad"))
+	r := start(t, flow, refuseAtB("bad"))
 	r.send("1")
 	e := r.entries(1)[0]
 	const other = 2
@@ -440,7 +440,7 @@ func TestApproveBatch(t *testing.T) {
 // other learns that they have left.
 func TestTwoOperators(t *testing.T) {
 	t.Parallel()
-	r := start(t, flow, refuseAt("b", "bad"))
+	r := start(t, flow, refuseAtB("bad"))
 	approved := 0
 	for range 20 {
 		sent := r.send("1", "2", "3", "4", "5", "6")

@@ -525,7 +525,7 @@ func scan[T any](t *testing.T, url, sql string) (v T) {
 // waitFor waits for a fact.
 func waitFor(t *testing.T, what string, fact func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !fact(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !fact(); time.Sleep(5 * time.Millisecond) { //nolint:forbidigo // between two looks at a fact, with a deadline
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -115,12 +115,11 @@ func readLockFile(data string) (lockFile, error) {
 		return lockFile{}, err
 	}
 	first, rest, _ := strings.Cut(string(b), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil || pid <= 0 {
-		return lockFile{present: true}, nil
+	f := lockFile{present: true}
+	if pid, err := strconv.Atoi(strings.TrimSpace(first)); err == nil && pid > 0 {
+		f.pid, f.rest = pid, rest
 	}
-	f := lockFile{present: true, pid: pid, rest: rest}
-	if lines := strings.Split(rest, "\n"); len(lines) > 3 {
+	if lines := strings.Split(f.rest, "\n"); len(lines) > 3 {
 		f.socket = lines[3]
 	}
 	return f, nil

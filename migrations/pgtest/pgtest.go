@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -108,9 +109,7 @@ func (d *DB) pool(params map[string]string) *pgxpool.Pool {
 		d.t.Fatalf("pgtest: %v", err)
 	}
 	config.MaxConns = 10
-	for name, value := range params {
-		config.ConnConfig.RuntimeParams[name] = value
-	}
+	maps.Copy(config.ConnConfig.RuntimeParams, params)
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		d.t.Fatalf("pgtest: %v", err)
@@ -417,8 +416,7 @@ const (
 
 // code is the SQLSTATE of an error, "" if it has none.
 func code(err error) string {
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return refused.Code
 	}
 	return ""

@@ -187,7 +187,7 @@ func TestKilled(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	if _, err := os.Stat("/proc/self"); err == nil { // elsewhere the next program stops it
-		for deadline := time.Now().Add(time.Minute); commandOf(server) != ""; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); commandOf(server) != ""; time.Sleep(5 * time.Millisecond) { //nolint:forbidigo // between two looks at a fact, with a deadline
 			if time.Now().After(deadline) {
 				t.Fatalf("the server, process %d, outlived its program", server)
 			}
@@ -250,10 +250,7 @@ func hideBinaries(cmd *exec.Cmd) bool {
 	cmd.Args = append([]string{"unshare", "--mount", "/bin/sh", "-c", script}, cmd.Args...)
 	cmd.Path = unshare
 	cmd.Env = append(cmd.Env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-	if exec.Command(unshare, "--mount", "/bin/true").Run() != nil {
-		return false
-	}
-	return true
+	return exec.Command(unshare, "--mount", "/bin/true").Run() == nil
 }
 
 // A server that is there is used instead of a new one, whose user's rights do not lead past the walls.

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -75,7 +76,7 @@ type source struct {
 }
 
 func (s source) after(ctx context.Context, db DB, id uuid.UUID, n int) ([]Process, error) {
-	rows, _ := db.Query(ctx, s.sql, append(s.args[:len(s.args):len(s.args)], id, n)...)
+	rows, _ := db.Query(ctx, s.sql, append(slices.Clip(s.args), id, n)...)
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Process])
 }
 

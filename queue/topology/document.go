@@ -106,8 +106,7 @@ func syntax(text string) (root ast.Node, f *fault) {
 
 func syntaxFault(err error) *fault {
 	f := &fault{position{1, 1}, "the file is not valid YAML", "look at the quotes, brackets and indentation there"}
-	var syntax yaml.Error
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[yaml.Error](err); ok {
 		f.message += ": " + syntax.GetMessage()
 		f.position = positionOfToken(syntax.GetToken())
 		if strings.ContainsRune(f.message, '\t') {

@@ -97,7 +97,7 @@ func Enabled(ctx context.Context, db DB, tenant int64, name string) (Version, er
 	if !errors.Is(err, ErrNotEnabled) {
 		return v, err
 	}
-	if _, missing := find(ctx, db, tenant, name); missing != nil {
+	if missing := exists(ctx, db, tenant, name); missing != nil {
 		return v, missing
 	}
 	return v, err
@@ -111,7 +111,7 @@ func Numbered(ctx context.Context, db DB, tenant int64, name string, number int)
 
 // Draft returns the draft of the named topology.
 func Draft(ctx context.Context, db DB, tenant int64, name string) (Version, error) {
-	if _, err := find(ctx, db, tenant, name); err != nil {
+	if err := exists(ctx, db, tenant, name); err != nil {
 		return Version{}, err
 	}
 	return one(ctx, db, ErrNoDraft, `select`+versionColumns+`
@@ -130,7 +130,7 @@ func OfEdges(ctx context.Context, db DB, edges []int64) ([]Version, error) {
 // Versions lists the versions of a topology, the draft first and then the newest, at most limit of those with a number
 // below the given one (0: from the newest).
 func Versions(ctx context.Context, db DB, tenant int64, name string, below, limit int) ([]Version, error) {
-	if _, err := find(ctx, db, tenant, name); err != nil {
+	if err := exists(ctx, db, tenant, name); err != nil {
 		return nil, err
 	}
 	rows, _ := db.Query(ctx, `select`+versionColumns+`
@@ -340,7 +340,7 @@ func Retire(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 
 // EdgesOf returns the ids of the edges of a topology's version, or of all its versions if number is 0.
 func EdgesOf(ctx context.Context, db DB, tenant int64, name string, number int) ([]int64, error) {
-	if _, err := find(ctx, db, tenant, name); err != nil {
+	if err := exists(ctx, db, tenant, name); err != nil {
 		return nil, err
 	}
 	rows, _ := db.Query(ctx, `
@@ -353,13 +353,15 @@ func EdgesOf(ctx context.Context, db DB, tenant int64, name string, number int) 
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-func find(ctx context.Context, db DB, tenant int64, name string) (id int64, err error) {
-	err = db.QueryRow(ctx, `
-		select id from sluice.topology where tenant_id = $1 and name = $2 and deleted_at is null`, tenant, name).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
+// exists returns nil for a topology that is there, and [ErrNotFound] for another.
+func exists(ctx context.Context, db DB, tenant int64, name string) error {
+	var is bool
+	err := db.QueryRow(ctx, `
+		select exists (select from sluice.topology where tenant_id = $1 and name = $2 and deleted_at is null)`, tenant, name).Scan(&is)
+	if err == nil && !is {
+		return ErrNotFound
 	}
-	return id, err
+	return err
 }
 
 // lock makes changes of one topology wait for each other.

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -257,12 +258,7 @@ func within[T int | float64 | Duration](at place, value T, bounds bounds[T], r *
 }
 
 func oneOf(at place, value string, r *report, choices ...string) {
-	for _, choice := range choices {
-		if value == choice {
-			return
-		}
-	}
-	if !r.broken[at] {
+	if !slices.Contains(choices, value) && !r.broken[at] {
 		r.add(at, fmt.Sprintf("%s is %s", at.field, quoted(value)), "use one of "+strings.Join(choices, ", "))
 	}
 }

@@ -336,7 +336,7 @@ func (x *exchange) refused(resp *http.Response, cancel context.CancelFunc) *Fail
 	if resp.StatusCode >= 300 { // below is 101, whose body is a connection
 		body, _ = io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
 		// With the rest read, if it is short, the connection can be kept.
-		io.Copy(io.Discard, io.LimitReader(resp.Body, maxDrained))
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxDrained))
 	}
 	return refusal(x.name, resp, body, x.client.now())
 }
@@ -427,12 +427,13 @@ func newEndpoint(to, action string) *endpoint {
 		return &endpoint{err: errURL}
 	}
 	if action != "" {
-		path := strings.TrimSuffix(u.EscapedPath(), "/")
+		var path strings.Builder
+		path.WriteString(strings.TrimSuffix(u.EscapedPath(), "/"))
 		for segment := range strings.SplitSeq(action, "/") {
-			path += "/" + url.PathEscape(segment)
+			path.WriteString("/" + url.PathEscape(segment))
 		}
-		u.RawPath = path
-		if u.Path, err = url.PathUnescape(path); err != nil {
+		u.RawPath = path.String()
+		if u.Path, err = url.PathUnescape(u.RawPath); err != nil {
 			return &endpoint{err: errURL}
 		}
 	}

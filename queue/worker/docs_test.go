@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -98,8 +99,12 @@ func tryWorker(t *testing.T, program string, args ...string) {
 	r := request()
 	r.Action, r.Body, r.Deadline = "total", []byte(`{"lines": [{"price": 2}, {"price": 3.5}]}`), time.Now().Add(30*time.Second)
 	result, err := c.Call(t.Context(), target, r)
-	for err != nil && err.(*worker.Failure).Class == worker.Unavailable && time.Now().Before(r.Deadline) {
-		time.Sleep(20 * time.Millisecond) // until it listens
+	for time.Now().Before(r.Deadline) {
+		f, failed := errors.AsType[*worker.Failure](err)
+		if !failed || f.Class != worker.Unavailable {
+			break
+		}
+		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // between two looks whether it listens, with a deadline
 		result, err = c.Call(t.Context(), target, r)
 	}
 	ok(t, err)

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"net/http"
 	"time"
 )
@@ -25,7 +26,7 @@ func Read(request Request, header http.Header, body []byte) (Reply, error) {
 
 // IsRejection reports whether Read failed because the worker said fail.
 func IsRejection(err error) bool {
-	_, ok := err.(rejection)
+	_, ok := errors.AsType[rejection](err)
 	return ok
 }
 

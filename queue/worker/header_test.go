@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"maps"
 	"strings"
 	"testing"
 
@@ -102,11 +101,4 @@ func FuzzEncodeValue(f *testing.F) {
 		equal(t, "decoded", worker.DecodeValue(encoded), s)
 		worker.DecodeValue(s)
 	})
-}
-
-func sameHeaders(t testing.TB, what string, got, want map[string]string) {
-	t.Helper()
-	if !maps.Equal(got, want) {
-		t.Errorf("%s:\n got %v\nwant %v", what, got, want)
-	}
 }

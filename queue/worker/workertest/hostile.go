@@ -19,18 +19,16 @@ import (
 // write fails, which it does at the end of the test at the latest.
 type Trick func(conn net.Conn)
 
-// NewHostile runs a worker that plays a trick on every request.
+// NewHostile runs a worker that plays a trick on the first request of every
+// connection.
 func NewHostile(t testing.TB, trick Trick) worker.Target {
 	return Listen(t, func(conn net.Conn) {
-		for {
-			r, err := http.ReadRequest(bufio.NewReader(conn))
-			if err != nil {
-				return
-			}
-			io.Copy(io.Discard, r.Body)
-			trick(conn)
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
 			return
 		}
+		io.Copy(io.Discard, r.Body)
+		trick(conn)
 	})
 }
 
