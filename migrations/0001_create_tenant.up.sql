@@ -1,4 +1,4 @@
--- Written by package gateway/auth.
+-- Written by package gateway/auth; audit and configuration also by queue/topology, and by queue through it.
 --
 -- A tenant owns everything else; its id stands first in every key. 0005 puts a wall around each tenant's rows.
 create table sluice.tenant (

@@ -1,4 +1,4 @@
--- Written by package queue, read by queue/process and trash.
+-- Written by package queue; what people decide about the trash also by package trash. Read by queue/process too.
 --
 -- Everything that one event set off lies in one day: process, message and attempt are partitioned by the process's id,
 -- a UUIDv7 made from the database's clock, so that a whole day of history goes by dropping three partitions, and a look-up

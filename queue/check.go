@@ -398,19 +398,8 @@ func (c *checker) warn(ctx context.Context, tx pgx.Tx, sql, rule, detail string)
 	return err
 }
 
-// The statements of the check. They are the one exception to the rule of river.go: a report reads tables from end to end,
-// river_job too, and what belongs to it stands together. No job's arguments are trusted: another program may have
-// written them.
+// The statements of the check read tables from end to end.
 const (
-	// edgeJobs is the jobs on edges, each with its edge's tenant. process_id is null for those that are no message's.
-	edgeJobs = `
-    select e.tenant_id, e.id as edge_id, j.id, j.state, j.attempted_by[array_upper(j.attempted_by, 1)] as claimant,
-           case when j.kind = 'message' and j.args->>'process_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                then (j.args->>'process_id')::uuid end as process_id
-    from river.river_job j
-    join sluice.edge e on 'e' || e.id = j.queue
-    where j.state <> 'completed'`
-
 	// oddMessagesSQL gathers what there is about each message, and returns what is not as with nearly all: one row, one
 	// place, and successors only when it is done. Decisions about messages of days that were dropped are left out.
 	oddMessagesSQL = `

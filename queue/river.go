@@ -2,7 +2,8 @@ package queue
 
 // This file has every statement that touches River's tables. An edge is a River queue, and a message on it is a row of
 // river_job in River's own format, so that River's UI, client and maintenance work on them; a test compares our rows
-// with those of River's own insert. The rest of the package never names river_job.
+// with those of River's own insert. The rest of the package never names river_job: the statements of check.go read it
+// through edgeJobs. (Package queue/process looks up by its number the job of a message that it shows.)
 //
 // Three facts shape the statements:
 //   - A statement has one snapshot. What must be read after waiting for a lock is read in a later statement.
@@ -72,6 +73,15 @@ const processOfJob = `case when j.args->>'process_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{
 
 // edgeOfJob is the edge whose queue a job is in, or null.
 const edgeOfJob = `case when j.queue ~ '^e[0-9]{1,18}$' then substr(j.queue, 2)::bigint end`
+
+// edgeJobs is a query for the jobs on edges, from one end of the table to the other, each with its edge's tenant.
+// process_id is null for those that are no message's.
+const edgeJobs = `
+    select e.tenant_id, e.id as edge_id, j.id, j.state, j.attempted_by[array_upper(j.attempted_by, 1)] as claimant,
+           case when j.kind = 'message' then ` + processOfJob + ` end as process_id
+    from river.river_job j
+    join sluice.edge e on 'e' || e.id = j.queue
+    where j.state <> 'completed'`
 
 // claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads.
 // It must be planned with index scans: see openFetcher.
