@@ -1,0 +1,255 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// operation is an operation of the contract.
+type operation struct {
+	id, method, path string
+	scope            string // "": public
+	document         map[string]any
+}
+
+// operations returns those of the contract that the door itself gives out, by their ids.
+func (d *door) operations() map[string]operation {
+	d.t.Helper()
+	var doc struct {
+		Paths map[string]map[string]map[string]any
+	}
+	d.do(http.StatusOK, "GET", "/openapi.json", nil, &doc)
+	all := map[string]operation{}
+	for path, item := range doc.Paths {
+		for method, op := range item {
+			o := operation{id: op["operationId"].(string), method: strings.ToUpper(method), path: path, document: op}
+			if security, _ := op["security"].([]any); len(security) > 0 {
+				o.scope = security[0].(map[string]any)["apiKey"].([]any)[0].(string)
+			}
+			all[o.id] = o
+		}
+	}
+	if len(all) < 30 {
+		d.t.Fatalf("only %d operations", len(all))
+	}
+	return all
+}
+
+// example is a request that is right in every way. In the order of examples, as the administrator of the tenant that has
+// all these things, each is answered with success.
+type example struct {
+	op, query, body string
+	param           map[string]string // beside those of all
+	foreign         int               // what another tenant is answered; 0: 404 if the path names something, else 200 and nothing
+}
+
+// world is a tenant that has one of each thing.
+type world struct {
+	params  map[string]string
+	entries []string // in the trash
+}
+
+func (w world) examples() []example {
+	ids := func(entry string) string { return `{"message_ids":["` + entry + `"],"reason":"test"}` }
+	return []example{
+		{op: "get-health"},
+		{op: "get-readiness"},
+		{op: "list-topologies"},
+		{op: "get-topology"},
+		{op: "list-versions"},
+		{op: "get-version"},
+		{op: "diff-topology", query: "from=1&to=draft"},
+		{op: "validate-topology", body: flow, foreign: 422}, // it names a worker that the other does not have
+		{op: "list-processes"},
+		{op: "get-process"},
+		{op: "list-messages"},
+		{op: "get-message"},
+		{op: "get-message-body"},
+		{op: "list-trash"},
+		{op: "get-trash"},
+		{op: "edit-trash-body", body: "edited"},
+		{op: "discard-trash-edit"},
+		{op: "approve-trash", body: ids(w.entries[0]), foreign: 409}, // it names them in its body, not in its path
+		{op: "reject-trash", body: ids(w.entries[1]), foreign: 409},
+		{op: "terminate-process", body: `{"reason":"test"}`, param: map[string]string{"correlation_id": w.entries[2][:36]}},
+		{op: "list-workers"},
+		{op: "add-worker", body: `{"name":"another","url":"http://127.0.0.1:9"}`, foreign: 201}, // its own
+		{op: "test-worker", body: `{"action":"work","body":{}}`},
+		{op: "move-worker", body: `{"url":"http://127.0.0.1:9"}`},
+		{op: "list-keys"},
+		{op: "create-key", body: `{"name":"another","scopes":["ingest"]}`, foreign: 201}, // its own
+		{op: "revoke-key"},
+		{op: "start-process", body: "x"},
+		{op: "start-process-of-version", body: "x"},
+		{op: "start-processes", body: `{"body":1}`},
+		{op: "start-processes-of-version", body: `{"body":1}`},
+		{op: "apply-topology", body: flow, foreign: 422}, // it would be its own, with a worker that it does not have
+		{op: "publish-topology"},
+		{op: "enable-topology", body: `{}`},
+		{op: "rollback-topology"},
+		{op: "disable-topology"},
+		{op: "delete-version", query: "messages=trash"},
+		{op: "delete-topology", query: "messages=drain"},
+		{op: "remove-worker"},
+	}
+}
+
+// ask makes the example's request.
+func (d *door) ask(key string, w world, o operation, e example) (*http.Response, []byte) {
+	d.t.Helper()
+	path := o.path
+	for _, params := range []map[string]string{e.param, w.params} {
+		for name, value := range params {
+			path = strings.ReplaceAll(path, "{"+name+"}", value)
+		}
+	}
+	if strings.Contains(path, "{") {
+		d.t.Fatalf("%s: nothing is known to put into %s", o.id, path)
+	}
+	if e.query != "" {
+		path += "?" + e.query
+	}
+	var headers []string
+	if strings.HasPrefix(e.body, "{") && !strings.Contains(o.id, "start-") {
+		headers = []string{"Content-Type", "application/json"}
+	}
+	return d.send(key, o.method, path, []byte(e.body), headers...)
+}
+
+// newWorld makes a tenant's things, and some that failed.
+func (d *door) newWorld() world {
+	d.t.Helper()
+	d.serve("demo", failing)
+	d.enable("flow", flow)
+	d.do(http.StatusOK, "PUT", "/v1/topologies/flow/draft", flow+"\n  more: {kind: start, followers: [work]}\n", nil)
+	var key struct{ ID int64 }
+	d.do(http.StatusCreated, "POST", "/v1/keys", map[string]any{"name": "spare", "scopes": []string{"ingest"}}, &key)
+	var w world
+	for range 3 {
+		a := d.post(inbox, []byte("fail"))
+		d.becomes(a.CorrelationID, "failed")
+		w.entries = append(w.entries, d.messages(a.CorrelationID)[0].MessageID)
+	}
+	w.params = map[string]string{
+		"topology": "flow", "version": "1", "node": "in", "worker": "demo", "key_id": fmt.Sprint(key.ID),
+		"correlation_id": w.entries[0][:36], "message_id": w.entries[0],
+	}
+	return w
+}
+
+// Every operation of the contract, whatever is added to it, asks for a key with its scope, shows nobody what another
+// tenant has, and works for the one whose things they are.
+func TestEveryOperationKeepsItsDoor(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	w := d.newWorld()
+	all := d.operations()
+	tried := map[string]bool{}
+	smaller := map[string][]string{"ingest": nil, "operate": {d.ingest}, "admin": {d.ingest, d.operate}}
+	before := d.rows(ours)
+	for _, e := range w.examples() {
+		o := all[e.op]
+		tried[e.op] = true
+		if o.scope == "" {
+			if o.path != "/healthz" && o.path != "/readyz" {
+				t.Errorf("%s asks for no key", o.id)
+			}
+			continue
+		}
+		for _, key := range []string{"", "x", "sluice_x", d.admin[:len(d.admin)-1] + "0"} {
+			resp, _ := d.ask(key, w, o, e)
+			if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") == "" {
+				t.Errorf("%s with the key %.10q: %d", o.id, key, resp.StatusCode)
+			}
+		}
+		for _, key := range smaller[o.scope] {
+			if resp, body := d.ask(key, w, o, e); resp.StatusCode != 403 || !strings.Contains(string(body), o.scope) {
+				t.Errorf("%s, which asks for %s, with less: %d %s", o.id, o.scope, resp.StatusCode, body)
+			}
+		}
+		resp, body := d.ask(d.other, w, o, e)
+		want := e.foreign
+		switch {
+		case want != 0:
+		case strings.Contains(o.path, "{"):
+			want = 404
+		default:
+			want = 200
+			var list struct{ Items []map[string]any }
+			ok(t, json.Unmarshal(body, &list))
+			for _, item := range list.Items {
+				if name := item["name"]; name != "another" && name != "admin" { // its own
+					t.Errorf("%s shows another tenant %v", o.id, item)
+				}
+			}
+		}
+		if resp.StatusCode != want {
+			t.Errorf("%s for another tenant: %d, want %d: %s", o.id, resp.StatusCode, want, body)
+		}
+	}
+	for id := range all {
+		if !tried[id] {
+			t.Errorf("%s has no example here", id)
+		}
+	}
+	if after := d.rows(ours); !maps.Equal(before, after) {
+		t.Errorf("rows before %v, after %v", before, after)
+	}
+	for _, e := range w.examples() {
+		if resp, body := d.ask(d.admin, w, all[e.op], e); resp.StatusCode/100 != 2 {
+			t.Errorf("%s for who may: %d %s", e.op, resp.StatusCode, body)
+		}
+	}
+}
+
+// rows counts a tenant's rows.
+func (d *door) rows(tenant int64) map[string]int {
+	d.t.Helper()
+	counts := map[string]int{}
+	for _, table := range []string{"topology", "topology_version", "edge", "worker", "api_key", "audit", "process", "message", "trash", "decision"} {
+		var n int
+		ok(d.t, d.pool.QueryRow(d.t.Context(), `select count(*) from sluice.`+table+` where tenant_id = $1`, tenant).Scan(&n))
+		counts[table] = n
+	}
+	return counts
+}
+
+// A key that is revoked is refused within a second, by a door that has just let it in.
+func TestRevokedKey(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	var made struct {
+		ID        int64
+		Key, Name string
+		PublicID  string `json:"public_id"`
+		Scopes    []string
+	}
+	d.do(http.StatusCreated, "POST", "/v1/keys", map[string]any{"name": "shop", "scopes": []string{"operate", "ingest"}}, &made)
+	if !strings.HasPrefix(made.Key, "sluice_"+made.PublicID+"_") || made.Name != "shop" || !slices.Equal(made.Scopes, []string{"operate", "ingest"}) {
+		t.Errorf("made %+v", made)
+	}
+	if resp, _ := d.send(made.Key, "GET", "/v1/topologies", nil); resp.StatusCode != 200 {
+		t.Fatalf("a new key: %d", resp.StatusCode)
+	}
+	d.do(http.StatusNoContent, "DELETE", fmt.Sprint("/v1/keys/", made.ID), nil, nil)
+	d.until("the key is refused", func() bool {
+		resp, _ := d.send(made.Key, "GET", "/v1/topologies", nil)
+		return resp.StatusCode == 401
+	})
+	d.do(http.StatusNoContent, "DELETE", fmt.Sprint("/v1/keys/", made.ID), nil, nil)
+	resp, body := d.send(d.admin, "GET", "/v1/keys?limit=500", nil)
+	if resp.StatusCode != 200 || strings.Contains(string(body), made.Key) || !strings.Contains(string(body), `"revoked_at"`) {
+		t.Errorf("keys: %s", body)
+	}
+	var first, second page[struct{ ID int64 }]
+	d.do(http.StatusOK, "GET", "/v1/keys?limit=3", nil, &first)
+	d.do(http.StatusOK, "GET", "/v1/keys?limit=3&after="+first.Next, nil, &second)
+	if len(first.Items) != 3 || len(second.Items) != 1 || second.Next != "" || second.Items[0].ID != made.ID {
+		t.Errorf("pages %+v, %+v", first, second)
+	}
+}
