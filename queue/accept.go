@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -44,13 +45,14 @@ type Accepted struct {
 	Duplicate bool      // the event was accepted before, with this key
 }
 
+// pendingEvent is an event on its way to the database.
 type pendingEvent struct {
 	Event
 	version    *version
 	process    uuid.UUID
-	legs       []*edge
-	headers    string
-	digest     []byte
+	legs       []*edge // those that leave the start node
+	headers    string  // as stored
+	digest     []byte  // of the key and what it belongs to; nil without a key
 	bodyDigest []byte
 	done       chan acceptResult
 }
@@ -91,6 +93,7 @@ func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []
 	return accepted, errs
 }
 
+// prepare finds out where an event goes. What is wrong with it shows here, before it waits for a commit.
 func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 	v, err := e.catalog.route(ctx, ev.Tenant, ev.Topology, ev.Version)
 	switch {
@@ -123,6 +126,7 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 	return p, nil
 }
 
+// submit queues an event for the next commit.
 func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	select {
 	case <-e.closing:
@@ -208,10 +212,10 @@ func (e *Engine) acceptBatch(batch []*pendingEvent) {
 	}
 }
 
-// tryAccept stores the events in one statement. again says that an earlier try may have committed all or part
-// of its work: its processes are looked for first.
+// tryAccept stores the events in one statement, and answers them. again says that an earlier try may have committed:
+// its processes are looked for first.
 func (e *Engine) tryAccept(ctx context.Context, batch []*pendingEvent, again bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	todo := batch
 	if again {
@@ -279,10 +283,10 @@ func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh 
 		}
 		leg.claim = e.claimBirth(l, leg.edge, ids[n])
 		if leg.claim != nil {
-			leg.claim.load(p.process, p.Headers, p.headers, p.Body, orID(payload, ids[n]))
+			leg.claim.load(p.process, p.Headers, p.headers, p.Body, cmp.Or(payload, ids[n]))
 		}
 		a.addLeg(leg.event, ids[n], payload, leg.edge.id, leg.claim != nil)
-		payload = orID(payload, ids[n])
+		payload = cmp.Or(payload, ids[n])
 	}
 	e.mu.Unlock()
 	rows, _ := e.pool.Query(ctx, acceptSQL, a.args(l)...)
@@ -426,11 +430,4 @@ func marshalHeaders(headers map[string]string) (string, error) {
 	}
 	b, err := json.Marshal(headers)
 	return string(b), err
-}
-
-func orID(id, otherwise int64) int64 {
-	if id != 0 {
-		return id
-	}
-	return otherwise
 }

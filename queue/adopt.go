@@ -9,9 +9,6 @@ import (
 // adopt makes a message of a job that someone put on an edge with River's own client: a process of its own, whose event
 // is the job's arguments. The runner has claimed the job and works the message as it would any other.
 func (e *Engine) adopt(ctx context.Context, d *delivery) {
-	if d == nil {
-		return
-	}
 	process := e.clock.newProcessID()
 	var headers string
 	var body []byte

@@ -44,6 +44,7 @@ type node struct {
 	calls int // under way in this runner; guarded by Engine.mu
 }
 
+// workerKey names a worker.
 type workerKey struct {
 	tenant int64
 	name   string
@@ -64,7 +65,7 @@ type catalog struct {
 
 type tenantConfig struct {
 	revision int64
-	used     time.Time
+	lookedAt time.Time // at the revision
 	routes   map[routeKey]*version
 	workers  map[string]worker.Target
 }
@@ -85,7 +86,7 @@ func newCatalog(pool *pgxpool.Pool, clock *databaseClock) *catalog {
 func (c *catalog) shared(ctx context.Context, key string, find func(context.Context) (any, error)) (any, error) {
 	ctx = context.WithoutCancel(ctx)
 	v, err, _ := c.flight.Do(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 		defer cancel()
 		return find(ctx)
 	})
@@ -97,7 +98,7 @@ func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
 	c.mu.RLock()
 	known := c.tenants[id]
 	c.mu.RUnlock()
-	if known != nil && time.Since(known.used) < refreshEvery {
+	if known != nil && time.Since(known.lookedAt) < refreshEvery {
 		return known, nil
 	}
 	v, err := c.shared(ctx, fmt.Sprintf("tenant %d", id), func(ctx context.Context) (any, error) {
@@ -111,7 +112,7 @@ func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
 		c.clock.set(now, asked)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		fresh := &tenantConfig{revision: revision, used: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}}
+		fresh := &tenantConfig{revision: revision, lookedAt: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}}
 		if old := c.tenants[id]; old != nil && old.revision == revision {
 			fresh.routes, fresh.workers = old.routes, old.workers
 		}
@@ -252,6 +253,7 @@ func (c *catalog) keep(stored topology.Version) *version {
 	return v
 }
 
+// findWorker reads a worker with its secrets, or returns [ErrNoWorker].
 func findWorker(ctx context.Context, db topology.DB, tenant int64, name string) (worker.Target, error) {
 	var url string
 	var texts []string

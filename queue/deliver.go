@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sluice/limiter"
-	"sluice/queue/process"
 	"sluice/queue/topology"
 	"sluice/queue/worker"
 )
@@ -46,9 +45,9 @@ type successor struct {
 	edge    *edge
 	headers map[string]string
 	encoded string
-	body    []byte // nil: another message of the process has it
-	shares  int    // payload of the successor that many places before this one; 0: see payload
-	payload int64  // the message that has the body; 0: this one has it
+	body    []byte
+	shares  int   // the body is stored with the successor that many places before this one; 0: see payload
+	payload int64 // the message that the body is stored with; 0: this one
 }
 
 // size is what the settlement weighs in a flush.
@@ -72,7 +71,7 @@ func (e *Engine) deliver(d *delivery) {
 		}
 	}
 	if !e.awaitLease(d) {
-		e.abandon(d) // the lease is over: whoever takes the message over works it
+		e.abandon(d) // the lease is over, or the runner stops: whoever gets the message then works it
 		return
 	}
 	n := d.edge.to
@@ -86,7 +85,7 @@ func (e *Engine) deliver(d *delivery) {
 	v := d.edge.version
 	result, err := e.config.Caller.Call(e.callCtx, target, worker.Request{
 		Action:        n.Action,
-		MessageID:     process.MessageID{Process: d.process, Number: d.id}.String(),
+		MessageID:     d.messageID(),
 		CorrelationID: d.process.String(),
 		Topology:      v.Topology,
 		Version:       v.Number,
@@ -123,7 +122,7 @@ func (e *Engine) deliver(d *delivery) {
 // settle waits until the hand-off takes the settlement.
 func (e *Engine) settle(s *settlement) { e.settled <- s }
 
-// awaitLease waits until the lease is surely valid, or lost.
+// awaitLease waits until the lease is surely valid. It returns false if the lease is lost or calls are cut off.
 func (e *Engine) awaitLease(d *delivery) bool {
 	for !d.life.fresh() {
 		if d.life.dead.Load() || e.callCtx.Err() != nil {
@@ -274,7 +273,8 @@ func (e *Engine) reached(key workerKey) {
 	}
 }
 
-// noteFailure tells a worker's circuit how a call failed. Whatever came as an answer closes it.
+// noteFailure tells a worker's circuit how a call failed. Any failure but an unavailable worker's shows that it was
+// reached, and closes the circuit.
 func (e *Engine) noteFailure(key workerKey, f *worker.Failure) {
 	if f.Class != worker.Unavailable {
 		e.reached(key)
@@ -283,7 +283,7 @@ func (e *Engine) noteFailure(key workerKey, f *worker.Failure) {
 	e.mu.Lock()
 	b := e.breakers[key]
 	if b == nil {
-		b = &workerBreaker{}
+		b = &limiter.Breaker{}
 		e.breakers[key] = b
 	}
 	opened := b.Unreached(time.Now(), f.RetryAfter)

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -11,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The fetcher is one loop for all edges of the runner. It knows which edges are awake: told by this process when a
-// message is born that nobody claimed, by other processes through NOTIFY, and by a sweep in case nobody said anything.
+// The fetcher is one loop for all edges. It knows which edges are awake: told by this engine when a message is born that
+// nobody claimed, by other engines through NOTIFY, and by a sweep in case nobody said anything.
 // A published edge on which nothing happens costs a map entry.
 
 // want is how many messages of an edge the fetcher asks for.
@@ -113,6 +112,7 @@ func (e *Engine) reserveAwake() []want {
 	return wants
 }
 
+// unreserveAll undoes reserveAwake.
 func (e *Engine) unreserveAll(wants []want) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -125,6 +125,7 @@ func (e *Engine) unreserveAll(wants []want) {
 	}
 }
 
+// claimedRow is a row of claimSQL. What a job of another program has no message for is null.
 type claimedRow struct {
 	ID        int64
 	Queue     string
@@ -148,7 +149,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 		queues[i], tenants[i], ns[i] = w.edge.queue, w.edge.tenant, int32(w.n)
 		byQueue[w.edge.queue] = w
 	}
-	timed, cancel := context.WithTimeout(ctx, callTimeout)
+	timed, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	rows, _ := conn.Query(timed, claimSQL, queues, tenants, ns, l.claimant)
 	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByName[claimedRow])
@@ -156,7 +157,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 		e.unreserveAll(wants)
 		return err
 	}
-	var foreign []claimedRow
+	var foreign []*delivery
 	e.mu.Lock()
 	launch := make([]*delivery, 0, len(claimed))
 	got := make(map[*want]int, len(wants))
@@ -169,7 +170,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 		}
 		e.inFlight[row.ID] = d
 		if row.ProcessID == nil || row.Headers == nil || row.PayloadID == nil {
-			foreign = append(foreign, row)
+			foreign = append(foreign, d)
 			continue
 		}
 		d.load(*row.ProcessID, nil, *row.Headers, row.Body, *row.PayloadID)
@@ -192,21 +193,12 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 	}
 	e.mu.Unlock()
 	for _, d := range launch {
-		if err := json.Unmarshal([]byte(d.encoded), &d.headers); err != nil {
-			e.log.ErrorContext(ctx, "Headers unreadable", "message_id", d.id, "err", err)
-		}
 		e.launch(d)
 	}
-	for _, row := range foreign {
-		e.adopt(ctx, e.delivery(row.ID))
+	for _, d := range foreign {
+		e.adopt(ctx, d)
 	}
 	return nil
-}
-
-func (e *Engine) delivery(id int64) *delivery {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.inFlight[id]
 }
 
 // wakeQueues wakes the edges of the named queues.
@@ -227,6 +219,7 @@ func (e *Engine) wakeQueues(ctx context.Context, queues []string) error {
 	return nil
 }
 
+// askReconcile lets the fetcher reconcile before it claims again.
 func (e *Engine) askReconcile() {
 	select {
 	case e.orphans <- struct{}{}:

@@ -1,14 +1,13 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"sluice/queue/process"
 )
 
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
@@ -89,7 +88,7 @@ func (e *Engine) leave(batch []*settlement) {
 // Postgres's words.
 func (e *Engine) refuse(s *settlement, err error) {
 	if s.outcome == outcomeFailed { // this is the refusal: give the message back, and say so
-		e.log.Error("Message cannot be settled", "message_id", s.d.id, "process_id", s.d.process, "err", err)
+		e.log.Error("Message cannot be settled", "message_id", s.d.messageID(), "err", err)
 		e.giveBack(s.d)
 		return
 	}
@@ -114,6 +113,7 @@ type flush struct {
 	born   bornArrays
 }
 
+// itemArrays and bornArrays are the arguments of handOffSQL, a column each.
 type itemArrays struct {
 	ids       []int64
 	attempts  []int16
@@ -174,7 +174,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 			}
 			d := e.claimBirth(f.life, next.edge, id)
 			if d != nil {
-				d.load(s.d.process, next.headers, next.encoded, next.body, orID(payload, id))
+				d.load(s.d.process, next.headers, next.encoded, next.body, cmp.Or(payload, id))
 			}
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
@@ -216,7 +216,7 @@ func (a *bornArrays) add(parent, id, edge, payload int64, claimed bool, headers 
 
 // send runs the statement and returns the ids that were handed off.
 func (e *Engine) send(ctx context.Context, f *flush) (map[int64]bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i, b := &f.items, &f.born
 	rows, _ := e.pool.Query(ctx, handOffSQL,
@@ -235,7 +235,7 @@ func (e *Engine) send(ctx context.Context, f *flush) (map[int64]bool, error) {
 // addCommitted adds the settlements that an earlier try of the same flush has committed: their attempts are recorded
 // under this runner's claim.
 func (e *Engine) addCommitted(ctx context.Context, f *flush, done map[int64]bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i := &f.items
 	rows, _ := e.pool.Query(ctx, `
@@ -313,20 +313,22 @@ func (e *Engine) conclude(s *settlement, committed bool) {
 		e.arrived(d.edge)
 	case outcomeFailed:
 		e.log.Info("Message failed", "topology", d.edge.version.Topology, "version", d.edge.version.Number,
-			"node", d.edge.to.Name, "message_id", process.MessageID{Process: d.process, Number: d.id}.String(), "reason", s.reason)
+			"node", d.edge.to.Name, "message_id", d.messageID(), "reason", s.reason)
 	}
 }
 
-// giveBack returns a claimed message to its edge with nothing recorded: its call was cut off by a stop.
+// giveBack returns a claimed message to its edge with nothing recorded: its call was cut off by a stop, or nothing can
+// be recorded.
 func (e *Engine) giveBack(d *delivery) {
-	ctx, cancel := context.WithTimeout(e.dbCtx, callTimeout)
+	ctx, cancel := context.WithTimeout(e.dbCtx, statementTimeout)
 	defer cancel()
 	e.abandon(d)
 	if _, err := e.wakeCounted(ctx, releaseSQL, d.life.claimant, []int64{d.id}); err != nil {
-		e.log.Warn("Claim not given back, its lease will run out", "message_id", d.id, "err", err)
+		e.log.Warn("Claim not given back, its lease will run out", "job_id", d.id, "err", err)
 	}
 }
 
+// abandonAll gives up the births of a flush that came to nothing.
 func (e *Engine) abandonAll(claims []*delivery) {
 	for _, d := range claims {
 		if d != nil {

@@ -10,12 +10,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// wakeChannel carries the names of queues on which messages wait. Nothing depends on it: sweeps find what a lost
+// wakeChannel carries the names of queues on which messages wait, joined by commas. Nothing depends on it: sweeps find what a lost
 // notification announced.
 const wakeChannel = "sluice_wake"
 
-// herald tells other processes about edges that woke, on a connection of its own and after the commit: a NOTIFY inside
-// the hand-off would make commits wait for each other. What gathers while one is sent goes with the next.
+// herald tells other engines about edges that woke, after the commit and in statements of its own: a NOTIFY inside the
+// hand-off would make commits wait for each other. What gathers while one is sent goes with the next.
 type herald struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
@@ -28,8 +28,8 @@ type herald struct {
 }
 
 const (
-	heraldSpacing = 5 * time.Millisecond
-	heraldMost    = 300 // queue names that surely fit into a notification's 8000 bytes
+	heraldSpacing = 5 * time.Millisecond // between notifications
+	heraldMost    = 300                  // queue names that surely fit into a notification's 8000 bytes
 )
 
 func newHerald(pool *pgxpool.Pool, log *slog.Logger) *herald {
@@ -63,11 +63,11 @@ func (h *herald) loop(ctx context.Context) {
 		case <-h.wake:
 		}
 		for names := h.take(); len(names) > 0; names = h.take() {
-			timed, cancel := context.WithTimeout(ctx, callTimeout)
+			timed, cancel := context.WithTimeout(ctx, statementTimeout)
 			_, err := h.pool.Exec(timed, `select pg_notify($1, $2)`, wakeChannel, strings.Join(names, ","))
 			cancel()
 			if err != nil && ctx.Err() == nil {
-				h.log.WarnContext(ctx, "Other processes not notified, they will find out by themselves", "err", err)
+				h.log.WarnContext(ctx, "Other engines not notified, they will find out by themselves", "err", err)
 			}
 		}
 		pauseFor(ctx, heraldSpacing)
@@ -88,7 +88,7 @@ func (h *herald) take() []string {
 	return names
 }
 
-// listenLoop hears what other processes' heralds tell. Where LISTEN is not to be had, the sweep does alone.
+// listenLoop hears what other engines' heralds tell. Where LISTEN is not to be had, the sweep does alone.
 func (e *Engine) listenLoop(ctx context.Context) {
 	for try := 0; ctx.Err() == nil; try++ {
 		if err := e.listen(ctx, func() { try = 0 }); err != nil && ctx.Err() == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 )
 
-// Housekeeping is ordinary River: a client whose elected leader runs periodic jobs, on a queue of its own.
+// housekeeping is ordinary River: a client whose elected leader runs periodic jobs, on a queue of its own.
 type housekeeping struct {
 	client *river.Client[pgx.Tx]
 }

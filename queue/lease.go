@@ -31,6 +31,14 @@ func (l *life) fresh() bool {
 	return !l.dead.Load() && sinceBoot()-time.Duration(l.lastBeat.Load()) < l.silence
 }
 
+// name is what stands in the jobs that are born claimed. Without a life there are none, and the name is nobody's.
+func (l *life) name() string {
+	if l == nil {
+		return "0"
+	}
+	return l.claimant
+}
+
 // beginLife takes a new id and lease.
 func (e *Engine) beginLife(ctx context.Context) error {
 	beat := sinceBoot()
@@ -48,7 +56,7 @@ func (e *Engine) beginLife(ctx context.Context) error {
 	return nil
 }
 
-// endLife gives back whatever is still claimed, so that others need not wait for the lease.
+// endLife gives back whatever is still claimed and ends the lease, so that others need not wait for that.
 func (e *Engine) endLife(ctx context.Context) error {
 	l := e.life()
 	if _, err := e.pool.Exec(ctx, releaseSQL, l.claimant, nil); err != nil {
@@ -59,13 +67,15 @@ func (e *Engine) endLife(ctx context.Context) error {
 	return err
 }
 
+// life is the present life, nil before the first.
 func (e *Engine) life() *life {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.current
 }
 
-// beat renews the lease. A lease that is over is never renewed: the jobs may be someone else's by now.
+// beat renews the lease. A lease that is over is never renewed, as the jobs may be someone else's by now: a new life
+// begins.
 func (e *Engine) beat(ctx context.Context) error {
 	l := e.life()
 	sent, sentAt := sinceBoot(), time.Now()

@@ -13,7 +13,7 @@ import (
 )
 
 // What people do to topologies and messages. Each function takes the caller's transaction, which acts for one tenant,
-// and the actor's name for the record. [Engine.Woke] is called after the commit.
+// and the actor's name for the record; Terminate takes a way to begin transactions, as it needs several.
 
 // HoldsError says that something cannot go because it holds messages.
 type HoldsError struct {
@@ -72,7 +72,8 @@ const (
 	Trash  Leftover = "trash" // what waits or retries goes to the trash; what is running finishes
 )
 
-// Delete takes a topology out of use, or one version of it if number is not 0.
+// Delete takes a topology out of use, or one version of it if number is not 0. It returns what that held; if that
+// forbids it, the error is a [HoldsError].
 func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number int, left Leftover, by string) (Held, error) {
 	held, err := HeldBy(ctx, tx, tenant, name, number)
 	if err != nil {
@@ -103,7 +104,8 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 }
 
 // Resend sends messages of the trash again, at the node where they failed. It returns the message that now stands for
-// each: the same one, or its replacement if it was edited. Entries that have left the trash are not in the answer.
+// each: the same one, or its replacement if it was edited; and the queues for [Engine.Woke] after the commit. Entries
+// that have left the trash are not in the answer.
 func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages []process.MessageID, by, reason string) (map[process.MessageID]process.MessageID, []string, error) {
 	newIDs, err := e.ids.take(ctx, len(messages))
 	if err != nil {
@@ -167,6 +169,7 @@ func Terminate(ctx context.Context, begin Beginner, id uuid.UUID, tenant int64, 
 // Beginner runs a function in a transaction that acts for one tenant.
 type Beginner func(ctx context.Context, do func(pgx.Tx) error) error
 
+// terminatePass ends what there is of a process now, and returns how much that was and how much there is then.
 func terminatePass(ctx context.Context, begin Beginner, id uuid.UUID, tenant int64, by, reason string) (ended, open int, err error) {
 	err = begin(ctx, func(tx pgx.Tx) error {
 		var before int

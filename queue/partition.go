@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// partitionDays is how many days ahead partitions exist. What comes later than that without a running node goes to the
-// default partition and is not lost.
+// partitionDays is how many days ahead partitions exist. What comes later, should no engine have run for so long, goes
+// to the default partition and is not lost.
 const partitionDays = 7
 
 // partitioned are the tables with a partition a day, with the settings of each partition. Counters are updated in
@@ -22,7 +22,7 @@ var partitioned = []struct{ table, with string }{
 }
 
 // ensurePartitions creates the partitions of today and the days to come. A partition is made as a table of its own and
-// then attached, which does not stop those who use the parent. Any number of nodes may call it at once.
+// then attached, which does not stop those who use the parent. Any number of engines may call it at once.
 func ensurePartitions(ctx context.Context, pool *pgxpool.Pool) error {
 	var today time.Time
 	rows, _ := pool.Query(ctx, `
@@ -53,7 +53,7 @@ func ensurePartitions(ctx context.Context, pool *pgxpool.Pool) error {
 			})
 			state := sqlState(err)
 			if state == duplicateTable || state == uniqueViolation {
-				continue // another node was first
+				continue // another engine was first
 			}
 			if state == lockNotAvailable && d > 0 {
 				continue // someone holds the table just now, and there are days left to try again

@@ -9,10 +9,13 @@ import (
 
 // Open returns a pool for an engine: its sessions act for all tenants, and never read a whole table. The engine's
 // statements find each row by an index, but their plans are made once, perhaps while a table is empty and reading it
-// whole looks cheap (measured: 40 times slower once it has filled). Compiling them never pays. size is the most connections it opens; an engine
-// that runs messages needs about 12: its committers, fetcher, listener, beat and housekeeping, and a few to spare.
+// whole looks cheap (measured: 40 times slower once it has filled). Compiling them never pays. size is the most
+// connections it opens; an engine that runs messages needs about 12: its committers, fetcher, listener, beat and
+// housekeeping, and a few to spare.
 func Open(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
-	return open(ctx, url, size, map[string]string{"sluice.tenant_id": "*", "enable_seqscan": "off", "jit": "off", "application_name": "sluice engine"})
+	return open(ctx, url, size, map[string]string{
+		"sluice.tenant_id": "*", "enable_seqscan": "off", "jit": "off", "application_name": "sluice engine",
+	})
 }
 
 // OpenForTenants returns a pool whose sessions see no tenant until a transaction says for whom it acts. It is small and

@@ -26,6 +26,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"sluice/limiter"
 	"sluice/queue/worker"
 )
 
@@ -67,13 +68,13 @@ type Caller interface {
 }
 
 const (
-	committers   = 2    // connections that commit hand-offs, and as many that commit events
-	flushItems   = 1000 // most results, or events, in one statement
-	flushBytes   = 8 << 20
-	callTimeout  = 30 * time.Second // of one statement of the engine
-	lastWord     = 5 * time.Second  // that a stop takes for the database when its time is up
-	fetchAtOnce  = 500              // most messages claimed by one statement
-	selfStopPart = 0.8              // of the lease: a runner that could not renew for so long starts no call
+	committers       = 2    // loops that commit hand-offs, and as many that commit events
+	flushItems       = 1000 // most results, or events, in one statement
+	flushBytes       = 8 << 20
+	statementTimeout = 30 * time.Second // of one statement of the engine
+	lastWord         = 5 * time.Second  // that a stop takes for the database when its time is up
+	fetchAtOnce      = 500              // most messages claimed by one statement
+	selfStopPart     = 0.8              // of the lease: a runner that could not renew for so long starts no call
 )
 
 // Engine accepts events and, once started, runs messages. Any number of engines may share a database.
@@ -86,17 +87,17 @@ type Engine struct {
 	clock   *databaseClock
 
 	events  chan *pendingEvent
-	closing chan struct{} // closed when no more events are taken
-	settled chan *settlement
+	closing chan struct{}    // closed when no more events are taken
+	settled chan *settlement // on their way to a hand-off
 
 	mu       sync.Mutex // guards what follows
 	running  bool       // claims may be made
 	inFlight map[int64]*delivery
 	slots    int // free ones
 	awake    map[*edge]struct{}
-	breakers map[workerKey]*workerBreaker
-	paused   []*edge // through River
-	current  *life
+	breakers map[workerKey]*limiter.Breaker // this runner's circuits to workers
+	paused   []*edge                        // through River
+	current  *life                          // nil before Start
 
 	wakeFetch chan struct{}
 	wakeAlarm chan time.Duration
@@ -143,7 +144,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		settled:   make(chan *settlement, flushItems),
 		inFlight:  map[int64]*delivery{},
 		awake:     map[*edge]struct{}{},
-		breakers:  map[workerKey]*workerBreaker{},
+		breakers:  map[workerKey]*limiter.Breaker{},
 		wakeFetch: make(chan struct{}, 1),
 		wakeAlarm: make(chan time.Duration, 64),
 		orphans:   make(chan struct{}, 1),
@@ -214,8 +215,8 @@ func (e *Engine) stopRunner(ctx context.Context) error {
 	e.mu.Lock()
 	e.running = false
 	e.mu.Unlock()
-	// When the time is up, calls are cut off; a little later, so is what cannot reach the database. Both leave claims
-	// behind that others take over when the lease is out.
+	// When the time is up, calls are cut off and their messages given back. What cannot reach the database is cut off a
+	// little later, and leaves claims behind that others take over when the lease is out.
 	defer context.AfterFunc(ctx, func() {
 		e.cutCalls()
 		time.AfterFunc(lastWord, e.cutDB)

@@ -85,7 +85,7 @@ func ListWorkers(ctx context.Context, db topology.DB, tenant int64, after string
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Worker])
 }
 
-// KnownWorkers tells which of the names are registered.
+// KnownWorkers returns the names of a tenant's workers.
 func KnownWorkers(ctx context.Context, db topology.DB, tenant int64) (map[string]bool, error) {
 	rows, _ := db.Query(ctx, `select name from sluice.worker where tenant_id = $1 and removed_at is null`, tenant)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -96,7 +96,8 @@ func KnownWorkers(ctx context.Context, db topology.DB, tenant int64) (map[string
 	return known, err
 }
 
-// RemoveWorker forgets a worker. One that an enabled version names, or that messages wait for, stays.
+// RemoveWorker forgets a worker. One that an enabled version names stays. Messages of other versions that are for it go
+// on waiting, until a worker of that name is registered again.
 func RemoveWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) error {
 	var users []string
 	if err := tx.QueryRow(ctx, `
@@ -121,6 +122,9 @@ func RemoveWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, by string)
 	return topology.NoteChange(ctx, tx, tenant, by, "remove-worker", name)
 }
 
+// testTimeout is how long a test waits for the worker.
+const testTimeout = 30 * time.Second
+
 // TestWorker calls an action of a registered worker with a message that belongs to no process.
 func (e *Engine) TestWorker(ctx context.Context, tenant int64, name, action string, headers map[string]string, body []byte) (worker.Result, error) {
 	target, err := e.catalog.worker(ctx, workerKey{tenant, name})
@@ -130,13 +134,13 @@ func (e *Engine) TestWorker(ctx context.Context, tenant int64, name, action stri
 	id := e.clock.newProcessID().String()
 	return e.config.Caller.Call(ctx, target, worker.Request{
 		Action: action, MessageID: id + "-0", CorrelationID: id, Topology: "test", Node: "test", Attempt: 1,
-		Headers: headers, Body: body, Deadline: time.Now().Add(callTimeout),
+		Headers: headers, Body: body, Deadline: time.Now().Add(testTimeout),
 	})
 }
 
 // markWorker notes for people that a worker went down, or came back when reason is empty.
 func (e *Engine) markWorker(key workerKey, reason string) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
 	if _, err := e.pool.Exec(ctx, `
 		update sluice.worker

@@ -67,7 +67,8 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 	}
 }
 
-// keepWatch looks, a little after each beat so that runners do not do it all at once, for the work of the dead.
+// keepWatch looks for the work of dead runners, for claims of this one that it knows nothing of, and for jobs that were
+// cancelled through River: once a beat, at a moment of its own so that runners do not do it all at once.
 func (e *Engine) keepWatch(ctx context.Context) error {
 	pauseFor(ctx, time.Duration(rand.Int64N(int64(e.config.Beat/8)+1)))
 	if err := e.takeOver(ctx); err != nil {
@@ -89,7 +90,7 @@ func (e *Engine) alarmIn(d time.Duration) {
 
 // ringAlarm puts the due retries back on their edges, and sets the alarm for the next.
 func (e *Engine) ringAlarm(ctx context.Context, set func(time.Duration)) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	batch := &pgx.Batch{}
 	var queues []string
@@ -100,6 +101,7 @@ func (e *Engine) ringAlarm(ctx context.Context, set func(time.Duration)) error {
 	return e.wakeQueues(ctx, queues)
 }
 
+// queueAlarm adds the alarm's two statements to a batch, whose answers fill queues and set the alarm.
 func queueAlarm(batch *pgx.Batch, queues *[]string, set func(time.Duration)) {
 	batch.Queue(alarmSQL).Query(func(rows pgx.Rows) (err error) {
 		*queues, err = pgx.CollectRows(rows, pgx.RowTo[string])
@@ -117,7 +119,7 @@ func queueAlarm(batch *pgx.Batch, queues *[]string, set func(time.Duration)) {
 
 // sweep looks at everything once, in one round trip: retries that are due, edges with available messages, pauses.
 func (e *Engine) sweep(ctx context.Context, set func(time.Duration)) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	var due, awake, paused []string
 	batch := &pgx.Batch{}

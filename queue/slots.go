@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"sluice/limiter"
+	"sluice/queue/process"
 )
 
 // delivery is a message that this runner has claimed.
@@ -26,23 +26,17 @@ type delivery struct {
 	released bool // its slot is free again; guarded by Engine.mu
 }
 
-// load gives a newborn claim its content.
-func (d *delivery) load(process uuid.UUID, headers map[string]string, encoded string, body []byte, payload int64) {
-	d.process, d.headers, d.encoded, d.body, d.payload = process, headers, encoded, body, payload
+// load gives a claim its content. Headers that are nil are read from encoded when the message is delivered.
+func (d *delivery) load(id uuid.UUID, headers map[string]string, encoded string, body []byte, payload int64) {
+	d.process, d.headers, d.encoded, d.body, d.payload = id, headers, encoded, body, payload
 }
 
-func (l *life) name() string {
-	if l == nil {
-		return "0"
-	}
-	return l.claimant
+// messageID is the message's public id.
+func (d *delivery) messageID() string {
+	return process.MessageID{Process: d.process, Number: d.id}.String()
 }
 
-// workerBreaker is this runner's circuit to a worker. Guarded by Engine.mu.
-type workerBreaker struct {
-	limiter.Breaker
-}
-
+// lifeIfRunning is the life under which claims may be made now, or nil.
 func (e *Engine) lifeIfRunning() *life {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -145,7 +139,7 @@ func (e *Engine) forget(d *delivery) {
 	}
 }
 
-// arrived notes that a message waits on an edge: the fetcher looks, and if this process does not run messages or has no
+// arrived notes that a message waits on an edge: the fetcher looks, and if this engine does not run messages or has no
 // room, others are told.
 func (e *Engine) arrived(to *edge) {
 	e.mu.Lock()
@@ -160,6 +154,7 @@ func (e *Engine) arrived(to *edge) {
 	}
 }
 
+// pokeFetcher lets the fetcher look at the edges that are awake.
 func (e *Engine) pokeFetcher() {
 	select {
 	case e.wakeFetch <- struct{}{}:

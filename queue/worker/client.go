@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -91,10 +92,10 @@ type endpoint struct {
 // NewClient makes a client.
 func NewClient(config Config) *Client {
 	c := &Client{
-		userAgent:   []string{"Sluice/" + or(encodeValue(config.Version), "dev")},
-		timeout:     or(config.Timeout, 30*time.Second),
-		maxReply:    or(config.MaxReply, 16<<20),
-		maxMessages: or(config.MaxMessages, 10_000),
+		userAgent:   []string{"Sluice/" + cmp.Or(encodeValue(config.Version), "dev")},
+		timeout:     cmp.Or(config.Timeout, 30*time.Second),
+		maxReply:    cmp.Or(config.MaxReply, 16<<20),
+		maxMessages: cmp.Or(config.MaxMessages, 10_000),
 		now:         time.Now,
 		endpoints:   make(map[endpointKey]*endpoint),
 	}
@@ -116,8 +117,8 @@ func NewClient(config Config) *Client {
 		},
 		TLSClientConfig:        config.TLS,
 		TLSHandshakeTimeout:    tlsTimeout,
-		MaxIdleConnsPerHost:    or(config.MaxIdle, 1024),
-		IdleConnTimeout:        or(config.IdleTimeout, 4*time.Second),
+		MaxIdleConnsPerHost:    cmp.Or(config.MaxIdle, 1024),
+		IdleConnTimeout:        cmp.Or(config.IdleTimeout, 4*time.Second),
 		MaxResponseHeaderBytes: maxReplyHeaders,
 		DisableCompression:     true, // bytes are passed on as they come, and there is no bomb to go off
 	}
@@ -447,13 +448,4 @@ func newEndpoint(to, action string) *endpoint {
 	u.Fragment, u.RawFragment = "", ""
 	e.blank = http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	return e
-}
-
-// or returns a value, or another if it is zero.
-func or[T comparable](value, otherwise T) T {
-	var zero T
-	if value == zero {
-		return otherwise
-	}
-	return value
 }

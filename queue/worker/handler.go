@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -44,7 +45,7 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a worker is called with POST", http.StatusMethodNotAllowed)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, or(h.MaxBody, 64<<20)))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, cmp.Or(h.MaxBody, 64<<20)))
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
@@ -85,7 +86,7 @@ func incoming(r *http.Request, body []byte) (*Request, error) {
 	text := func(key string) string { return decodeValue(r.Header.Get(key)) }
 	var wrong error
 	number := func(key string) int {
-		n, err := strconv.Atoi(or(r.Header.Get(key), "0"))
+		n, err := strconv.Atoi(cmp.Or(r.Header.Get(key), "0"))
 		if err != nil || n < 0 {
 			wrong = fmt.Errorf("header %s is no number", key)
 		}
