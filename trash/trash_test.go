@@ -440,7 +440,15 @@ func TestApproveBatch(t *testing.T) {
 // other learns that they have left.
 func TestTwoOperators(t *testing.T) {
 	t.Parallel()
-	r := start(t, flow, refuseAtB("bad"))
+	var deciding sync.Mutex // while it is held, nothing that was approved fails again
+	r := start(t, flow, func(req worker.Request) string {
+		if req.Node != "b" {
+			return ""
+		}
+		deciding.Lock()
+		defer deciding.Unlock()
+		return "bad"
+	})
 	approved := 0
 	for range 20 {
 		sent := r.send("1", "2", "3", "4", "5", "6")
@@ -448,10 +456,12 @@ func TestTwoOperators(t *testing.T) {
 		backwards := slices.Clone(entries)
 		slices.Reverse(backwards)
 		var first, second error
+		deciding.Lock()
 		var both sync.WaitGroup
 		both.Go(func() { _, first = r.Approve(t.Context(), tenant, "ann", "", entries...) })
 		both.Go(func() { second = r.Reject(t.Context(), tenant, "bob", "", backwards...) })
 		both.Wait()
+		deciding.Unlock()
 		switch {
 		case first == nil && errors.Is(second, trash.ErrGone): // and then they fail again
 			approved++
