@@ -48,7 +48,7 @@ func (e *Engine) lifeIfRunning() *life {
 
 // room is how many more messages of an edge this runner may claim now. The caller holds the lock.
 func (e *Engine) room(to *edge, now time.Time) int {
-	if !e.running || to.paused {
+	if !e.running || to.paused || !e.current.fresh() { // what it claimed without a lease would be taken over at once
 		return 0
 	}
 	limit := to.to.Concurrency
