@@ -100,7 +100,7 @@ func (w world) examples() []example {
 }
 
 // ask makes the example's request.
-func (d *door) ask(key string, w world, o operation, e example) (*http.Response, []byte) {
+func (d *door) ask(key string, w world, o operation, e example) (reply, []byte) {
 	d.t.Helper()
 	path := o.path
 	for _, params := range []map[string]string{e.param, w.params} {
@@ -124,7 +124,7 @@ func (d *door) ask(key string, w world, o operation, e example) (*http.Response,
 // newWorld makes a tenant's things, and some that failed.
 func (d *door) newWorld() world {
 	d.t.Helper()
-	d.serve("demo", failing)
+	d.serve(failing)
 	d.enable("flow", flow)
 	d.do(http.StatusOK, "PUT", "/v1/topologies/flow/draft", flow+"\n  more: {kind: start, followers: [work]}\n", nil)
 	var key struct{ ID int64 }

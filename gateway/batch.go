@@ -84,8 +84,7 @@ func (g *gateway) postBatch(w http.ResponseWriter, r *http.Request, by auth.Prin
 	if err := wantType(r.Header, ndjsonTypes); err != nil {
 		return err
 	}
-	// It is that much larger, so it may take that much longer.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.config.BodyTime * time.Duration(max(1, g.config.MaxBatch/g.config.MaxBody))))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(4 * g.config.BodyTime)) // as much larger as it is
 	b, err := g.readBody(r, g.config.MaxBatch)
 	defer b.release()
 	if err != nil {

@@ -212,8 +212,14 @@ func undocumented(path string) bool {
 	return path == "/" || path == "/schemas/topology.json" || strings.HasPrefix(path, "/openapi") || strings.HasPrefix(path, "/problems/")
 }
 
+// reply is an answer but for its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // send makes a request with a key and returns the answer.
-func (d *door) send(key, method, path string, body []byte, headers ...string) (*http.Response, []byte) {
+func (d *door) send(key, method, path string, body []byte, headers ...string) (reply, []byte) {
 	d.t.Helper()
 	r, err := http.NewRequestWithContext(d.t.Context(), method, d.url+path, bytes.NewReader(body))
 	ok(d.t, err)
@@ -228,7 +234,7 @@ func (d *door) send(key, method, path string, body []byte, headers ...string) (*
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	ok(d.t, err)
-	return resp, answer
+	return reply{resp.StatusCode, resp.Header}, answer
 }
 
 // do makes a request as the administrator, with a body of JSON if there is one, expects a status and reads the answer.
@@ -266,8 +272,8 @@ func (d *door) refused(status int, code, method, path, body string, headers ...s
 	return p
 }
 
-// serve registers a worker and runs it.
-func (d *door) serve(name string, f worker.Func) {
+// serve registers the worker demo and runs it.
+func (d *door) serve(f worker.Func) {
 	d.t.Helper()
 	var h atomic.Pointer[worker.Handler]
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.Load().ServeHTTP(w, r) }))
@@ -276,7 +282,7 @@ func (d *door) serve(name string, f worker.Func) {
 		server.Close()
 	})
 	var added struct{ Name, URL, Secret string }
-	d.do(http.StatusCreated, "POST", "/v1/workers", map[string]string{"name": name, "url": server.URL}, &added)
+	d.do(http.StatusCreated, "POST", "/v1/workers", map[string]string{"name": "demo", "url": server.URL}, &added)
 	secret, err := worker.ParseSecret(added.Secret)
 	ok(d.t, err)
 	h.Store(&worker.Handler{Func: f, Secrets: []worker.Secret{secret}})

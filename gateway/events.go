@@ -78,10 +78,16 @@ func (g *gateway) addEvents() {
 		Summary: "Post an event to a version", Description: eventText, DefaultStatus: http.StatusAccepted, Errors: []int{http.StatusConflict},
 	})
 	for _, path := range []string{eventsPath, eventsPathVersion} {
-		g.api.OpenAPI().Paths[path].Post.RequestBody.Required = false // an empty one is a body too
+		anyBody(g.api.OpenAPI().Paths[path].Post)
 		g.handle(http.MethodPost, path, g.postEvent)
 	}
 	g.addBatch()
+}
+
+// anyBody says in the contract that a body is bytes of any type, and may be empty.
+func anyBody(op *huma.Operation) {
+	op.RequestBody.Required = false
+	op.RequestBody.Content = map[string]*huma.MediaType{"*/*": {}}
 }
 
 func (g *gateway) postEvent(w http.ResponseWriter, r *http.Request, by auth.Principal) error {

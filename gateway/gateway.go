@@ -43,11 +43,11 @@ type Config struct {
 	Logger  *slog.Logger // default: discard
 	Version string       // of the program, for people. Default "dev".
 
-	// MaxBody is the largest body of an event, in bytes. Default 5 MiB. Every message of it is held in memory while it is
-	// worked, and River's neighbours share the database's log: references to large data serve better than large bodies.
+	// MaxBody is the largest body of an event, in bytes. Default 5 MiB. A body is held in memory while a message with it is
+	// worked, and goes through the database's log: a reference to large data serves better than a large body.
 	MaxBody int64
 
-	// MaxBatch is the largest body of a call that carries many events. Default four times MaxBody.
+	// MaxBatch is the largest body of a call that carries many events. Default four times MaxBody, or 5 MiB if that is more.
 	MaxBatch int64
 
 	// MaxInFlight bounds the bodies that are held in memory while they arrive and are stored, in bytes. What comes
@@ -58,7 +58,7 @@ type Config struct {
 	// [DefaultHeaders]. Headers named Sluice-Header-… are always kept; some others never are, whatever stands here.
 	KeepHeaders []string
 
-	// BodyTime is how long a body may take to arrive. Default 30 s. AcceptTime is how long an event may then wait to be
+	// BodyTime is how long a body may take to arrive, and a quarter of what a body of many events may. Default 30 s. AcceptTime is how long an event may then wait to be
 	// stored before its producer is told to try again. Default 10 s.
 	BodyTime   time.Duration
 	AcceptTime time.Duration
@@ -84,7 +84,7 @@ func (c Config) withDefaults() Config {
 	}
 	c.Version = cmp.Or(c.Version, "dev")
 	c.MaxBody = cmp.Or(c.MaxBody, defaultMaxBody)
-	c.MaxBatch = cmp.Or(c.MaxBatch, 4*c.MaxBody)
+	c.MaxBatch = cmp.Or(c.MaxBatch, max(4*c.MaxBody, defaultMaxBody))
 	c.MaxInFlight = max(cmp.Or(c.MaxInFlight, defaultMaxInFlight), c.MaxBatch) // or the largest could never come in
 	c.BodyTime = cmp.Or(c.BodyTime, defaultBodyTime)
 	c.AcceptTime = cmp.Or(c.AcceptTime, defaultAcceptTime)

@@ -29,7 +29,7 @@ type versionState struct {
 func TestLifeOfATopology(t *testing.T) {
 	t.Parallel()
 	d := open(t)
-	d.serve("demo", pass)
+	d.serve(pass)
 	var v versionState
 	d.do(200, "PUT", "/v1/topologies/flow/draft", flow, &v)
 	if v.State != "draft" || v.Version != 0 || v.Source != flow || v.Nodes != 3 || v.Edges != nil || !strings.HasPrefix(v.CreatedBy, "admin (key ") {
@@ -116,7 +116,7 @@ func TestDeletingWhatHoldsMessages(t *testing.T) {
 	t.Parallel()
 	d := open(t)
 	held := make(chan struct{})
-	d.serve("demo", func(ctx context.Context, _ *worker.Request) (worker.Reply, error) {
+	d.serve(func(ctx context.Context, _ *worker.Request) (worker.Reply, error) {
 		select {
 		case <-held:
 		case <-ctx.Done():
@@ -190,7 +190,7 @@ func TestDecidingAboutTheTrash(t *testing.T) {
 	t.Parallel()
 	d := open(t)
 	got := &received{came: map[string]*worker.Request{}}
-	d.serve("demo", func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
+	d.serve(func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
 		if strings.HasPrefix(string(r.Body), "\xffbad") {
 			return worker.Reply{}, &worker.Failure{Class: worker.Rejected, Reason: "no such customer"}
 		}
@@ -316,7 +316,7 @@ type testedCall struct {
 func TestWorkers(t *testing.T) {
 	t.Parallel()
 	d := open(t)
-	d.serve("demo", func(_ context.Context, r *worker.Request) (worker.Reply, error) {
+	d.serve(func(_ context.Context, r *worker.Request) (worker.Reply, error) {
 		switch r.Action {
 		case "later":
 			return worker.Reply{Verdict: worker.Repeat, After: 90 * time.Second, Reason: "not ready"}, nil

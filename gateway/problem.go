@@ -107,7 +107,7 @@ func invalidTopology(e *topology.InvalidError) *openapi.Problem {
 		}
 		m.File, m.Line = "", 0 // the location has them
 		d.Detail = m.String()
-		p.With(d)
+		p.Errors = append(p.Errors, d)
 	}
 	return p
 }
@@ -152,14 +152,13 @@ func (t *throttle) pass(every time.Duration) bool {
 
 // isUnstorable tells whether Postgres refused a text for its bytes.
 func isUnstorable(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "22021" || pg.Code == "22P05")
+	pg, is := errors.AsType[*pgconn.PgError](err)
+	return is && (pg.Code == "22021" || pg.Code == "22P05")
 }
 
 // isPassing tells whether the database, or the way to it, is out of order for now.
 func isPassing(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, is := errors.AsType[*pgconn.PgError](err); is {
 		switch pg.Code[:2] {
 		case "08", // connection
 			"25", // read-only: a fail-over is under way

@@ -20,7 +20,7 @@ import (
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	d := open(t)
-	d.serve("demo", pass)
+	d.serve(pass)
 	d.enable("flow", flow)
 	json := []string{"Content-Type", "application/json"}
 	const id = "0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60"
@@ -123,8 +123,8 @@ func many(name string, n int) []string {
 func TestMistakesInFiles(t *testing.T) {
 	t.Parallel()
 	d := open(t)
-	d.serve("demo", pass)
-	p := d.refused(422, "invalid-topology", "PUT", "/v1/topologies/flow/draft", "topology: flow\nnodes:\n  in: {kind: start, followers: [wrok]}\n  work: {kind: custom, worker: dmeo, retry: {attempts: 0}}\n",
+	d.serve(pass)
+	p := d.refused(422, "invalid-topology", "PUT", "/v1/topologies/flow/draft", "topology: flow\nnodes:\n  in: {kind: start, followers: [workk]}\n  work: {kind: custom, worker: dmeo, retry: {attempts: 0}}\n",
 		"Sluice-File", "orders.yaml", "Content-Type", "application/yaml")
 	var all []string
 	for _, e := range p.Errors {
@@ -176,7 +176,7 @@ func (d *door) raw(request string) (int, string) {
 func TestBadFraming(t *testing.T) {
 	t.Parallel()
 	d := open(t, func(c *gateway.Config) { c.BodyTime = 300 * time.Millisecond })
-	d.serve("demo", pass)
+	d.serve(pass)
 	d.enable("flow", flow)
 	head := "POST " + inbox + " HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + d.ingest + "\r\n"
 	for name, c := range map[string]struct {
@@ -228,7 +228,7 @@ func TestBadFraming(t *testing.T) {
 func TestHangingUp(t *testing.T) {
 	t.Parallel()
 	d := open(t)
-	d.serve("demo", pass)
+	d.serve(pass)
 	d.enable("flow", flow)
 	for i := range 40 {
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(d.url, "http://"))
@@ -258,7 +258,7 @@ func TestHeadersThatAreKept(t *testing.T) {
 	t.Parallel()
 	d := open(t, func(c *gateway.Config) { c.KeepHeaders = []string{"*", "authorization", "cookie"} })
 	got := &received{came: map[string]*worker.Request{}}
-	d.serve("demo", got.take)
+	d.serve(got.take)
 	d.enable("flow", flow)
 	_, body := d.raw("POST " + inbox + " HTTP/1.1\r\nHost: evil\r\nAuthorization: Bearer " + d.ingest + "\r\nContent-Length: 2\r\nConnection: keep-alive, x-hop\r\nKeep-Alive: 1\r\nTE: trailers\r\n" +
 		"Cookie: a=b\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Whatever: x\r\nForwarded: for=1.2.3.4\r\nX-Real-Ip: 1.2.3.4\r\nProxy-Authorization: x\r\nVia: x\r\nX-Api-Key: x\r\nUpgrade: h2c\r\nX-Twice: a\r\nx-twice: b\r\nX-Hop: c\r\n" +
@@ -283,7 +283,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	d := open(t, func(c *gateway.Config) { c.MaxBody, c.MaxBatch, c.MaxInFlight = 1<<20, 1<<20, 3<<20 })
 	d.mayFail.Store(true)
-	d.serve("demo", pass)
+	d.serve(pass)
 	d.enable("flow", flow)
 	type waiter struct {
 		net.Conn
@@ -299,6 +299,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		w := waiter{conn, bufio.NewReader(conn)}
 		resp, err := http.ReadResponse(w.from, nil)
 		ok(t, err)
+		resp.Body.Close()
 		if resp.StatusCode != 100 {
 			t.Fatalf("not let in: %d", resp.StatusCode)
 		}

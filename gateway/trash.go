@@ -111,7 +111,7 @@ func (g *gateway) addTrash() {
 		Description: "The body of the request is the new body, whatever it is. The headers carry on: those of the edit before, or those of the message. A content type replaces theirs, and so does each " +
 			"header `Sluice-Header-<Name>`, its value percent-decoded. The message that failed is kept as it was.",
 	})
-	g.api.OpenAPI().Paths[editPath].Put.RequestBody.Required = false // an empty one is a body too
+	anyBody(g.api.OpenAPI().Paths[editPath].Put)
 	g.handle(http.MethodPut, editPath, g.editTrash)
 	register(g, huma.Operation{
 		OperationID: "discard-trash-edit", Method: http.MethodDelete, Path: editPath, Tags: tags, Security: decide,
@@ -220,7 +220,7 @@ func gone(err error, ids []messageID) error {
 		Counting(int64(len(e.Messages)))
 	for _, m := range e.Messages {
 		at := slices.Index(ids, messageID(m.String()))
-		p.With(openapi.Detail{Detail: m.String() + " is not in the trash", Pointer: fmt.Sprintf("#/message_ids/%d", at)})
+		p.Errors = append(p.Errors, openapi.Detail{Detail: m.String() + " is not in the trash", Pointer: fmt.Sprintf("#/message_ids/%d", at)})
 	}
 	return p
 }
