@@ -58,9 +58,11 @@ type Config struct {
 	// [DefaultHeaders]. Headers named Sluice-Header-… are always kept; some others never are, whatever stands here.
 	KeepHeaders []string
 
-	// BodyTime is how long a body may take to arrive, and a quarter of what a body of many events may. Default 30 s. AcceptTime is how long an event may then wait to be
-	// stored before its producer is told to try again. Default 10 s.
-	BodyTime   time.Duration
+	// BodyTime is how long a body may take to arrive; one of many events may take four times as long. Default 30 s. Too
+	// short cuts off slow networks, too long lets the idle hold memory and connections.
+	BodyTime time.Duration
+
+	// AcceptTime is how long an event may then wait to be stored before its producer is told to try again. Default 10 s.
 	AcceptTime time.Duration
 
 	// Ready tells whether this node can do its work. Default: the database answers.

@@ -139,6 +139,10 @@ func TestRefusals(t *testing.T) {
 		{"DELETE", "/v1/things", "", nil, "method-not-allowed", 405, ""},
 		{"BREW", "/v1/things/1", "", nil, "method-not-allowed", 405, ""},
 		{"GET", "/v1/things/2", "", nil, "not-found", 404, ""},
+		{"GET", "/v1//things", "", nil, "not-found", 404, ""}, // the mux would send the client elsewhere
+		{"GET", "/v1/x/../things", "", nil, "not-found", 404, ""},
+		{"GET", "/v1/./things", "", nil, "not-found", 404, ""},
+		{"GET", "/v1/things/", "", nil, "not-found", 404, ""},
 		{"GET", "/v1/things/zwei", "", nil, "validation-failed", 422, "path.id"},
 		{"GET", "/v1/things/99999999999999999999", "", nil, "validation-failed", 422, "path.id"},
 		{"GET", "/v1/things?limit=0", "", nil, "validation-failed", 422, "query.limit"},
@@ -261,6 +265,11 @@ func TestPages(t *testing.T) {
 	}
 	if fmt.Sprint(seen) != "[1 2 3 4 5 6 7]" {
 		t.Errorf("walked over %v", seen)
+	}
+	if next, err := CursorOf(int64(3)); err != nil {
+		t.Error(err)
+	} else if w := call(h, "GET", "/v1/things?limit=1&after="+next, ""); !strings.Contains(w.Body.String(), `"id":4`) {
+		t.Errorf("a cursor of the list's own: %s", w.Body)
 	}
 	if list, err := Cut([]thing(nil), Page{Limit: 1}, nil); err != nil || list.Items == nil {
 		t.Error("an empty list is null")
@@ -403,6 +412,28 @@ func raw(t testing.TB, addr, bytes string) (int, string) {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
 	return resp.StatusCode, string(body)
+}
+
+// A body that no handler reads must come in time, too: the server reads what is left of it before it answers.
+func TestUnreadBodies(t *testing.T) {
+	t.Parallel()
+	h, _, _ := sample(Config{BodyTime: 200 * time.Millisecond})
+	addr := server(t, h)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 404 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	if doc := Worker(); !bytes.Contains(doc, []byte("openapi: 3.1")) {
+		t.Errorf("the worker's contract: %.100s", doc)
+	}
 }
 
 // A body that breaks off or is badly framed is the client's mistake, not ours.
