@@ -179,6 +179,18 @@ func (e *Engine) acceptLoop() {
 	}
 }
 
+// turnAway answers events that came in just as the door closed.
+func (e *Engine) turnAway() {
+	for {
+		select {
+		case p := <-e.events:
+			p.done <- acceptResult{err: fmt.Errorf("%w: this node is shutting down", ErrUnavailable)}
+		default:
+			return
+		}
+	}
+}
+
 // acceptTries bounds how long a producer waits while the database is in trouble.
 const acceptTries = 4
 

@@ -133,16 +133,15 @@ func (e *Engine) awaitLease(d *delivery) bool {
 	return true
 }
 
-// settleMissingWorker treats a worker that is not registered like one that is down: the message waits for it.
+// settleMissingWorker treats a worker that is not registered like one that is down: the message waits for it. When the
+// registry itself cannot be read, that says nothing about the worker.
 func (e *Engine) settleMissingWorker(d *delivery, err error) {
-	if e.callCtx.Err() != nil {
+	if !errors.Is(err, ErrNoWorker) {
+		pause(e.callCtx, 5)
 		e.giveBack(d)
 		return
 	}
-	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("worker %s cannot be looked up: %s", d.edge.to.Worker, err)}
-	if errors.Is(err, ErrNoWorker) {
-		f.Reason = fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)
-	}
+	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)}
 	e.noteFailure(d.edge.to.worker, f)
 	s := &settlement{d: d}
 	s.fail(f)

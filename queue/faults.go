@@ -35,6 +35,7 @@ func isPassing(err error) bool {
 	case "08", // connection
 		"25", // read-only: a fail-over is under way
 		"40", // serialisation, deadlock
+		"42", // a schema or rights that are not as they should be, and can be mended
 		"53", // out of disk, memory or connections
 		"55", // lock timeout
 		"57", // shut down, crashed, cancelled

@@ -203,6 +203,7 @@ func (e *Engine) Start(ctx context.Context) error {
 func (e *Engine) Stop(ctx context.Context) error {
 	close(e.closing)
 	e.accepts.Wait()
+	e.turnAway()
 	var errs []error
 	if e.stopFetch != nil {
 		errs = append(errs, e.stopRunner(ctx))

@@ -398,7 +398,8 @@ with gone as (
     where id in (
         select j.id from river.river_job j
         where j.state in ('available', 'retryable', 'scheduled') and j.kind = 'message'
-        and j.queue = any(select 'e' || id from unnest($2::bigint[]) as id) and ` + processOfJob + ` is not null
+        and j.queue = any(select 'e' || id from unnest($2::bigint[]) as id) and exists (
+            select from sluice.message m where m.tenant_id = $1 and m.process_id = ` + processOfJob + ` and m.id = j.id)
         order by j.id limit 10000 for update skip locked)
     returning id, queue, attempt, (args->>'process_id')::uuid as process_id
 ), new_trash as (

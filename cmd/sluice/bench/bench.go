@@ -5,6 +5,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,23 +114,13 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		}
 		slices.SortFunc(rounds, func(a, b Result) int {
 			if a.Baseline > 0 {
-				return cmpFloat(a.Ratio, b.Ratio)
+				return cmp.Compare(a.Ratio, b.Ratio)
 			}
-			return cmpFloat(a.P50, b.P50)
+			return cmp.Compare(a.P50, b.P50)
 		})
 		report.Scenarios = append(report.Scenarios, rounds[len(rounds)/2])
 	}
 	return report, nil
-}
-
-func cmpFloat(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // run is one measurement.
@@ -148,9 +139,16 @@ func (r *run) database(ctx context.Context) (url string, drop func(), err error)
 	drop = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if err := r.onServer(ctx, "drop database "+name+" with (force)"); err != nil {
-			slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
+		// All our sessions have ended, but the server may need a moment to see it. By force would be quicker, and is not
+		// for every role.
+		var err error
+		for range 50 {
+			if err = r.onServer(ctx, "drop database "+name); err == nil {
+				return
+			}
+			time.Sleep(200 * time.Millisecond)
 		}
+		slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
 	}
 	config, err := pgx.ParseConfig(r.options.ServerURL)
 	if err != nil {
