@@ -417,7 +417,7 @@ func raw(t testing.TB, addr, bytes string) (int, string) {
 // A body that no handler reads must come in time, too: the server reads what is left of it before it answers.
 func TestUnreadBodies(t *testing.T) {
 	t.Parallel()
-	h, _, _ := sample(Config{BodyTime: 200 * time.Millisecond})
+	h, _ := sample(Config{BodyTime: 200 * time.Millisecond})
 	addr := server(t, h)
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
