@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -119,7 +120,9 @@ func (r *crashRig) launch() {
 }
 
 func (r *crashRig) kill() {
-	r.program.Process.Kill()
+	if err := r.program.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		r.t.Errorf("kill: %v", err)
+	}
 	r.program.Wait()
 }
 
