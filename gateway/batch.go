@@ -139,7 +139,7 @@ func (g *gateway) storeChunk(ctx context.Context, to queue.Event, lines []line, 
 			events = append(events, ev)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.AcceptTime)
+	ctx, cancel := g.acceptance(ctx)
 	defer cancel()
 	accepted, errs := g.acceptMany(ctx, events)
 	next, kept := 0, 0

@@ -107,7 +107,7 @@ func (g *gateway) postEvent(w http.ResponseWriter, r *http.Request, by auth.Prin
 		return err
 	}
 	ev.Body = b.bytes
-	ctx, cancel := context.WithTimeout(r.Context(), g.config.AcceptTime)
+	ctx, cancel := g.acceptance(r.Context())
 	defer cancel()
 	accepted, err := g.accept(ctx, ev)
 	if err != nil {
@@ -115,6 +115,12 @@ func (g *gateway) postEvent(w http.ResponseWriter, r *http.Request, by auth.Prin
 	}
 	writeAccepted(w, accepted)
 	return nil
+}
+
+// acceptance is the context in which events are stored. It does not end with a client that seems to have gone: once the
+// event is here it is stored all the same, and who has only closed its side of the connection waits for the answer.
+func (g *gateway) acceptance(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), g.config.AcceptTime)
 }
 
 // startOf reads from a request's path where its events go.

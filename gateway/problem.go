@@ -137,7 +137,7 @@ func (g *gateway) unavailable(err error) *openapi.Problem {
 
 // tellTrouble logs that requests are refused because of the database: once in a while, not once a request.
 func (g *gateway) tellTrouble(err error) {
-	if g.quiet.pass(time.Second) {
+	if !errors.Is(err, context.Canceled) && g.quiet.pass(time.Second) {
 		g.log.Warn("Requests refused, the database is in trouble", "err", err)
 	}
 }
