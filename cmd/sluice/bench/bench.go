@@ -146,7 +146,7 @@ func (r *run) database(ctx context.Context) (url string, drop func(), err error)
 			if err = r.onServer(ctx, "drop database "+name); err == nil {
 				return
 			}
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // between tries, of which there are 50
 		}
 		slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
 	}
