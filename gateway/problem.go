@@ -42,7 +42,7 @@ var problems = []struct {
 	{queue.ErrNoNode, openapi.NotFound, ""},
 	{queue.ErrKeyReused, openapi.IdempotencyKeyReused, "an event with this idempotency key and another body was accepted before"},
 	{queue.ErrRefused, openapi.ValidationFailed, "the database refuses to store this event"},
-	{queue.ErrOverloaded, openapi.Unavailable, "too many events wait to be stored; this one was not accepted"},
+	{queue.ErrOverloaded, openapi.TooManyRequests, "too many events wait to be stored; this one was not accepted"},
 	{queue.ErrUnavailable, openapi.Unavailable, "the database did not confirm in time that the event is stored: send it again, with the same idempotency key if it has one"},
 
 	{queue.ErrNoWorker, openapi.NotFound, "there is no such worker"},

@@ -52,7 +52,7 @@ var (
 	InvalidTopology = Kind{"invalid-topology", http.StatusUnprocessableEntity, "Topology is not valid",
 		"The topology file has mistakes. `errors` names each with its place and how to mend it."}
 	TooManyRequests = Kind{"too-many-requests", http.StatusTooManyRequests, "Too many requests",
-		"This caller sends more than its share. Wait as long as `Retry-After` says."}
+		"More comes in than can be stored, or this caller sends more than its share. Nothing was accepted: wait as long as `Retry-After` says."}
 	HeadersTooLarge = Kind{"headers-too-large", http.StatusRequestHeaderFieldsTooLarge, "Headers too large",
 		"The headers together are larger than this server accepts."}
 	Internal = Kind{"internal-error", http.StatusInternalServerError, "Internal error",
