@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -47,7 +48,7 @@ func (e *Engine) handOff(batch []*settlement) {
 	}
 	for try := 0; ; try++ {
 		done, err := e.send(ctx, f)
-		if err == nil && try > 0 && len(done) < len(batch) {
+		if err == nil && try > 0 && slices.Contains(done, false) {
 			err = e.addCommitted(ctx, f, done)
 		}
 		if err == nil {
@@ -179,7 +180,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
 			f.parent = append(f.parent, i)
-			f.born.add(s.d.id, id, next.edge.id, payload, d != nil, next.encoded, body)
+			f.born.add(i, id, next.edge.id, payload, d != nil, next.encoded, body)
 		}
 	}
 	return f, nil
@@ -204,8 +205,8 @@ func (a *itemArrays) add(s *settlement) {
 	a.made = append(a.made, int32(len(s.successors)))
 }
 
-func (a *bornArrays) add(parent, id, edge, payload int64, claimed bool, headers string, body []byte) {
-	a.parents = append(a.parents, parent)
+func (a *bornArrays) add(parent int, id, edge, payload int64, claimed bool, headers string, body []byte) {
+	a.parents = append(a.parents, int64(parent)+1) // Postgres counts from 1
 	a.ids = append(a.ids, id)
 	a.edges = append(a.edges, edge)
 	a.payloads = append(a.payloads, payload)
@@ -214,8 +215,8 @@ func (a *bornArrays) add(parent, id, edge, payload int64, claimed bool, headers 
 	a.bodies = append(a.bodies, body)
 }
 
-// send runs the statement and returns the ids that were handed off.
-func (e *Engine) send(ctx context.Context, f *flush) (map[int64]bool, error) {
+// send runs the statement and tells which of the batch were handed off.
+func (e *Engine) send(ctx context.Context, f *flush) (done []bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i, b := &f.items, &f.born
@@ -223,30 +224,31 @@ func (e *Engine) send(ctx context.Context, f *flush) (map[int64]bool, error) {
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
 		i.pages, i.delays, i.failures, i.cursors, i.made,
 		b.parents, b.ids, b.edges, b.payloads, b.claimed, b.headers, b.bodies, f.life.name())
-	done := make(map[int64]bool, len(f.batch))
-	var id int64
-	_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
-		done[id] = true
-		return nil
-	})
-	return done, err
+	done = make([]bool, len(f.batch))
+	return done, noteDone(rows, done)
 }
 
 // addCommitted adds the settlements that an earlier try of the same flush has committed: their attempts are recorded
 // under this runner's claim.
-func (e *Engine) addCommitted(ctx context.Context, f *flush, done map[int64]bool) error {
+func (e *Engine) addCommitted(ctx context.Context, f *flush, done []bool) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i := &f.items
 	rows, _ := e.pool.Query(ctx, `
-		select a.message_id
-		from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::text[]) as w(tenant_id, process_id, message_id, attempt, page, runner)
+		select w.n
+		from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::text[])
+		    with ordinality as w(tenant_id, process_id, message_id, attempt, page, runner, n)
 		join sluice.attempt a on a.tenant_id = w.tenant_id and a.process_id = w.process_id and a.message_id = w.message_id
 		where a.attempt = w.attempt and a.page = w.page and a.runner_id = w.runner::bigint`,
 		i.tenants, i.processes, i.ids, i.attempts, i.pages, i.runners)
-	var id int64
-	_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
-		done[id] = true
+	return noteDone(rows, done)
+}
+
+// noteDone reads places in the batch, which Postgres counts from 1.
+func noteDone(rows pgx.Rows, done []bool) error {
+	var n int64
+	_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
+		done[n-1] = true
 		return nil
 	})
 	return err
@@ -254,16 +256,16 @@ func (e *Engine) addCommitted(ctx context.Context, f *flush, done map[int64]bool
 
 // finish acts on what was committed: claimed births are worked, others announced, what was refused by the fence is
 // dropped.
-func (e *Engine) finish(f *flush, done map[int64]bool) {
+func (e *Engine) finish(f *flush, done []bool) {
 	lost := 0
-	for _, s := range f.batch {
-		if !done[s.d.id] {
+	for i, s := range f.batch {
+		if !done[i] {
 			lost++
 		}
-		e.conclude(s, done[s.d.id])
+		e.conclude(s, done[i])
 	}
 	for k, d := range f.claims {
-		committed := done[f.batch[f.parent[k]].d.id]
+		committed := done[f.parent[k]]
 		switch {
 		case d != nil && committed:
 			e.launch(d)

@@ -116,7 +116,9 @@ left join sluice.batch_cursor b on b.tenant_id = c.tenant_id and b.process_id = 
 order by c.id`
 
 // handOffSQL is the heart: it completes many messages at their nodes and puts their successors on the next edges, in
-// one statement. done is what was really handed off, and everything else is written for those only.
+// one statement. done is what was really handed off, and everything else is written for those only. Results are told
+// apart by their place in the batch, not by their message: a runner that lost its claim on a message and has claimed it
+// again may bring both results at once.
 //
 // It relies on being planned with index scans of river_job and process (see [Open]): the planner, who guesses ten items,
 // would otherwise read a table that was small when the plan was made.
@@ -128,13 +130,13 @@ const handOffSQL = `
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
                          $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[])
-        as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
-             status, duration_us, reason, page, delay_us, failures, cursor, made)
+        with ordinality as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
+                             status, duration_us, reason, page, delay_us, failures, cursor, made, n)
 ), gone as (
     delete from river.river_job j using item i
     where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
     and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
-    returning j.id
+    returning i.n
 ), kept as (
     update river.river_job j
     set state = (case i.outcome when 'page' then 'running' when 'unavailable' then 'available'
@@ -149,14 +151,14 @@ with item as materialized (
     where j.id = i.id and i.outcome in ('page', 'unavailable', 'repeat', 'retried')
     and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
-    returning j.id
+    returning i.n
 ), done as materialized (
-    select i.* from item i join (select id from gone union all select id from kept) d using (id)
+    select i.* from item i join (select n from gone union all select n from kept) d using (n)
 ), born as materialized (
-    select n.*, d.tenant_id, d.process_id
+    select b.id, b.edge_id, b.payload_id, b.claimed, b.headers, b.body, d.tenant_id, d.process_id, d.id as parent_id
     from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bool[], $21::text[], $22::bytea[])
-        as n(parent_id, id, edge_id, payload_id, claimed, headers, body)
-    join done d on d.id = n.parent_id
+        as b(parent, id, edge_id, payload_id, claimed, headers, body)
+    join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
     select tenant_id, process_id, id, edge_id, parent_id, nullif(payload_id, 0), headers::jsonb, body from born
@@ -206,7 +208,7 @@ with item as materialized (
     where p.tenant_id = d.tenant_id and p.id = d.process_id
     and (select count(*) from locked) >= 0  -- a CTE that nobody reads does not run
 )
-select id from done`
+select n from done`
 
 // takeIDsSQL takes ids for jobs, and so for messages, from River's sequence.
 const takeIDsSQL = `select array_agg(nextval('river.river_job_id_seq')) from generate_series(1, $1::int)`
