@@ -12,8 +12,10 @@ func (e *Engine) adopt(ctx context.Context, d *delivery) {
 	process := e.clock.newProcessID()
 	var headers string
 	var body []byte
-	err := pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant).
+	timed, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err := pgx.BeginFunc(timed, e.pool, func(tx pgx.Tx) error {
+		return tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant).
 			Scan(&headers, &body)
 	})
 	if err != nil {

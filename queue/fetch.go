@@ -74,6 +74,8 @@ func (e *Engine) fetchLoop(ctx context.Context) {
 // openFetcher takes a connection of its own and holds the planner to index scans. A claim prepared while the queue was
 // empty is otherwise kept with a plan that reads the whole table (measured: 8,400 jobs/s against 28,200).
 func (e *Engine) openFetcher(ctx context.Context) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
 	conn, err := e.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,8 @@ const idsAtOnce = 4096
 func (b *idBlock) take(ctx context.Context, n int) ([]int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
 	for len(b.free) < n {
 		var more []int64
 		if err := b.pool.QueryRow(ctx, takeIDsSQL, max(idsAtOnce, n)).Scan(&more); err != nil {

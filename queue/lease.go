@@ -116,6 +116,8 @@ func (e *Engine) takeOver(ctx context.Context) error {
 // although its answer was lost. It runs in the fetcher, so that no claim is under way; births are registered before
 // they are sent, so a job that is not registered is nobody's work.
 func (e *Engine) reconcile(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
 	l := e.life()
 	rows, _ := e.pool.Query(ctx, claimsOfSQL, l.claimant)
 	claimed, err := pgx.CollectRows(rows, pgx.RowTo[int64])

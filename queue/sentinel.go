@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -23,6 +24,9 @@ func (e *Engine) beatLoop(ctx context.Context) {
 		case <-beats.C:
 			if err := e.beat(ctx); err != nil && ctx.Err() == nil {
 				e.log.WarnContext(ctx, "Lease not renewed", "err", err)
+				if errors.Is(err, context.DeadlineExceeded) {
+					e.pool.Reset() // perhaps nobody is at the other end of the connections any more: each would cost a time-out
+				}
 			}
 		}
 	}
@@ -71,6 +75,8 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 // cancelled through River: once a beat, at a moment of its own so that runners do not do it all at once.
 func (e *Engine) keepWatch(ctx context.Context) error {
 	pauseFor(ctx, time.Duration(rand.Int64N(int64(e.config.Beat/8)+1)))
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
 	if err := e.takeOver(ctx); err != nil {
 		return err
 	}
