@@ -38,6 +38,7 @@ type settlement struct {
 	failures   int           // attempts used up, for one that stays
 	cursor     string        // of the next page
 	successors []successor
+	refused    bool // it stands for one that Postgres refused
 }
 
 // successor is a message to be born.

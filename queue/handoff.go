@@ -88,7 +88,7 @@ func (e *Engine) leave(batch []*settlement) {
 // refuse sends a settlement that Postgres does not take to the trash: without its successors, and with a reason made of
 // Postgres's words.
 func (e *Engine) refuse(s *settlement, err error) {
-	if s.outcome == outcomeFailed { // this is the refusal: give the message back, and say so
+	if s.refused { // this is the refusal: give the message back, and say so
 		e.log.Error("Message cannot be settled", "message_id", s.d.messageID(), "err", err)
 		e.giveBack(s.d)
 		return
@@ -98,7 +98,7 @@ func (e *Engine) refuse(s *settlement, err error) {
 		said = pg.Message
 	}
 	e.handOff([]*settlement{{
-		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration,
+		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, refused: true,
 		reason: fmt.Sprintf("worker %s gave a result that Postgres refuses: %q", s.d.edge.to.Worker, said),
 	}})
 }
