@@ -220,26 +220,23 @@ func sameMap(a, b map[string]string) bool { return len(a) == len(b) && maps.Equa
 func (s *settlement) fail(f *worker.Failure) {
 	n := s.d.edge.to
 	s.reason = f.Reason
-	honour := n.Retry.RetryAfter != topology.RetryAfterIgnore
+	var asked time.Duration // how long the worker asked to be left alone
+	if n.Retry.RetryAfter != topology.RetryAfterIgnore {
+		asked = f.RetryAfter
+	}
 	waits := n.Retry.Outage != topology.OutageCount
 	switch {
 	case f.Class == worker.Rejected:
 		s.outcome = outcomeFailed
-	case f.Class == worker.Unavailable && waits:
+	case f.Class == worker.Unavailable && waits && asked == 0:
 		// Back to its place on the edge: the circuit to the worker decides when the next call is made.
 		s.outcome, s.failures = outcomeUnavailable, s.d.failures
-	case f.Class == worker.Limited && waits:
+	case (f.Class == worker.Unavailable || f.Class == worker.Limited) && waits:
 		s.outcome, s.failures = outcomeRetried, s.d.failures
-		s.delay = backoff(n.Retry, 1)
-		if honour {
-			s.delay = max(s.delay, f.RetryAfter)
-		}
+		s.delay = max(backoff(n.Retry, 1), asked)
 	case s.d.failures+1 < n.Retry.Attempts:
 		s.outcome, s.failures = outcomeRetried, s.d.failures+1
-		s.delay = backoff(n.Retry, s.failures)
-		if honour {
-			s.delay = max(s.delay, f.RetryAfter)
-		}
+		s.delay = max(backoff(n.Retry, s.failures), asked)
 	default:
 		s.outcome = outcomeFailed
 		if n.Retry.Attempts > 1 {
