@@ -23,28 +23,6 @@ import (
 	"sluice/queue/worker"
 )
 
-const line = `
-topology: flow
-nodes:
-  in: {kind: start, followers: [a]}
-  a: {kind: custom, worker: demo, followers: [b], retry: {attempts: 3, initial: 20ms, max: 50ms}}
-  b: {kind: custom, worker: demo}
-`
-
-// clean proves that the books are right and the engine is at rest: no message in flight, every slot free.
-func (r *rig) clean() {
-	r.t.Helper()
-	report, err := queue.Check(r.t.Context(), r.pool)
-	ok(r.t, err)
-	if !report.Clean() {
-		r.t.Errorf("check: %d violations: %v", report.Broken, report.Violations)
-	}
-	r.until("all slots are free", func() bool {
-		free, inFlight := r.engine.Slots()
-		return free == 1000 && inFlight == 0
-	})
-}
-
 func (r *rig) until(what string, fact func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !fact(); {

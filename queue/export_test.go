@@ -9,3 +9,49 @@ func (e *Engine) Slots() (free, inFlight int) {
 
 // Claimant is the id under which the runner claims now.
 func (e *Engine) Claimant() int64 { return e.life().id }
+
+// Usage is what an engine has in use. An engine with nothing to do has all of it free.
+type Usage struct {
+	Slots      int // taken
+	Deliveries int // claims that it remembers
+	Calls      int // counted against nodes
+}
+
+// UsageOf looks into an engine.
+func UsageOf(e *Engine) Usage {
+	e.catalog.mu.RLock()
+	nodes := map[*node]struct{}{}
+	for _, to := range e.catalog.edges {
+		nodes[to.to] = struct{}{}
+	}
+	e.catalog.mu.RUnlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u := Usage{Slots: e.config.Slots - e.slots, Deliveries: len(e.inFlight)}
+	for n := range nodes {
+		u.Calls += n.calls
+	}
+	return u
+}
+
+// Gathered is how many results wait for a hand-off.
+func Gathered(e *Engine) int { return len(e.settled) }
+
+// Stopping tells whether an engine claims nothing any more.
+func Stopping(e *Engine) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.running
+}
+
+// Paused tells whether an engine knows that an edge's queue was paused.
+func Paused(e *Engine, queue string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, to := range e.paused {
+		if to.queue == queue {
+			return to.paused
+		}
+	}
+	return false
+}
