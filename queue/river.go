@@ -107,11 +107,14 @@ with wanted as (
               case when j.metadata->>'failures' ~ '^[0-9]{1,6}$' then (j.metadata->>'failures')::int else 0 end as failures
 )
 select c.id, c.queue, c.attempt, c.process_id, c.failures,
-       m.headers::text as headers, coalesce(m.body, p.body) as body, coalesce(m.payload_id, m.id) as payload_id,
+       m.headers::text as headers, coalesce(m.payload_id, m.id) as payload_id,
+       coalesce(m.body, (
+           -- Joined, it could be planned to read all messages of the process for each.
+           select p.body from sluice.message p where p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = m.payload_id
+       )) as body,
        coalesce(b.page, 0) as page, coalesce(b.cursor, '') as cursor
 from claimed c
 left join sluice.message m on m.tenant_id = c.tenant_id and m.process_id = c.process_id and m.id = c.id
-left join sluice.message p on p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = m.payload_id
 left join sluice.batch_cursor b on b.tenant_id = c.tenant_id and b.process_id = c.process_id and b.message_id = c.id
 order by c.id`
 
