@@ -88,7 +88,7 @@ func (e *Engine) openFetcher(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // reserveAwake takes slots for the edges that are awake, a fair share each, and takes the edges out of the set: whoever
-// wakes one from now on wakes it again.
+// wakes one from now on wakes it again. Edges without room, because their worker is down, say, have no share.
 func (e *Engine) reserveAwake() []want {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -97,12 +97,18 @@ func (e *Engine) reserveAwake() []want {
 	if left <= 0 {
 		return nil
 	}
-	share := max(1, left/max(1, len(e.awake)))
+	var ready []*edge
 	for to := range e.awake { // in random order, which is fair
+		if e.room(to, now) > 0 {
+			ready = append(ready, to)
+		}
+	}
+	share := max(1, left/max(1, len(ready)))
+	for _, to := range ready {
 		if left == 0 {
 			break
 		}
-		n := min(e.room(to, now), share, left)
+		n := min(e.room(to, now), share, left) // asked again: of edges with the same worker that is down, one may probe
 		if n == 0 {
 			continue
 		}
