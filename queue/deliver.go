@@ -172,7 +172,8 @@ func (s *settlement) read(r worker.Result) {
 			for _, name := range m.Followers {
 				to := n.byName[name]
 				if to == nil {
-					s.unknownFollower(name)
+					known := slices.Sorted(maps.Keys(n.byName))
+					s.giveUp("worker %s sent a message to %q, which is no follower of node %s (followers: %v)", n.Worker, name, n.Name, known)
 					return
 				}
 				if !slices.Contains(targets, to) {
@@ -180,15 +181,17 @@ func (s *settlement) read(r worker.Result) {
 				}
 			}
 		}
-		s.addSuccessors(m, targets)
+		if s.addSuccessors(m, targets); len(s.successors) > maxSuccessors {
+			s.giveUp("worker %s made more than %d messages of one, counted by follower", n.Worker, maxSuccessors)
+			return
+		}
 	}
 }
 
-func (s *settlement) unknownFollower(name string) {
-	n := s.d.edge.to
-	known := slices.Sorted(maps.Keys(n.byName))
+// giveUp fails a message whose result cannot be used.
+func (s *settlement) giveUp(reason string, args ...any) {
 	s.outcome, s.successors, s.cursor = outcomeFailed, nil, ""
-	s.reason = fmt.Sprintf("worker %s sent a message to %q, which is no follower of node %s (followers: %v)", n.Worker, name, n.Name, known)
+	s.reason = fmt.Sprintf(reason, args...)
 }
 
 // addSuccessors puts one message on each of the target edges. Its body is stored once: with the first, or not at all

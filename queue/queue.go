@@ -74,6 +74,7 @@ const (
 	statementTimeout = 30 * time.Second // of one statement of the engine
 	lastWord         = 5 * time.Second  // that a stop takes for the database when its time is up
 	fetchAtOnce      = 500              // most messages claimed by one statement
+	maxSuccessors    = 200_000          // of one result: more might never be committed within statementTimeout
 	selfStopPart     = 0.8              // of the lease: a runner that could not renew for so long starts no call
 )
 
