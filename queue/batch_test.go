@@ -295,3 +295,56 @@ func TestBatchStop(t *testing.T) {
 	r.drained()
 	p.prove(t, paged(1, 1, 2, 2, 2))
 }
+
+// A process may have tens of thousands of messages; to claim one does not take longer then.
+func TestLargeProcess(t *testing.T) {
+	t.Parallel()
+	many := make([]worker.Message, 10_000)
+	for i := range many {
+		many[i] = worker.Message{Body: []byte("x")}
+	}
+	r := start(t, `
+topology: flow
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: custom, worker: demo, followers: [b, c, d]}
+  b: {kind: custom, worker: demo}
+  c: {kind: custom, worker: demo}
+  d: {kind: custom, worker: demo}
+`, func(_ context.Context, q worker.Request) (worker.Result, error) {
+		if q.Node == "a" {
+			return worker.Result{Reply: worker.Send(many...), Status: 200}, nil
+		}
+		return passOn(q), nil
+	})
+	began := time.Now()
+	r.finished(r.accept("in", "x"))
+	t.Logf("30,001 messages of one process in %v", time.Since(began).Round(time.Millisecond))
+	r.drained()
+}
+
+// A message is failed that a worker makes so many of that they might never be committed.
+func TestTooManySuccessors(t *testing.T) {
+	t.Parallel()
+	const followers = 21
+	names := make([]string, followers)
+	var nodes strings.Builder
+	for i := range names {
+		names[i] = fmt.Sprint("n", i)
+		fmt.Fprintf(&nodes, "  n%d: {kind: custom, worker: demo}\n", i)
+	}
+	r := start(t, fmt.Sprintf("topology: flow\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: demo, followers: [%s]}\n%s",
+		strings.Join(names, ", "), nodes.String()), func(_ context.Context, q worker.Request) (worker.Result, error) {
+		many := make([]worker.Message, 10_000)
+		for i := range many {
+			many[i] = worker.Message{SameBody: true}
+		}
+		return worker.Result{Reply: worker.Send(many...), Status: 200}, nil
+	})
+	id := r.accept("in", "x")
+	r.wait(`select trashed = 1 and total = 1 from sluice.process where id = $1`, id)
+	if got, want := one[string](r, `select reason from sluice.trash`), "worker demo made more than 200000 messages of one, counted by follower"; got != want {
+		t.Errorf("in the trash because %q, want %q", got, want)
+	}
+	r.drained()
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -549,5 +550,45 @@ func TestStopWithoutDatabase(t *testing.T) {
 	outage.stop()
 	r.engine = newEngine(t, pool, queue.Config{Caller: callerFunc(same)})
 	r.finished(id)
+	r.drained()
+}
+
+// Whoever sends an event while the engine stops has an answer, and what was accepted is stored.
+func TestStopAnswersAll(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, pgtest.New(t).Pool())
+	r.publish(point)
+	accepted := 0
+	for range 5 {
+		e, err := queue.New(t.Context(), r.pool, queue.Config{Caller: callerFunc(same)})
+		ok(t, err)
+		ok(t, e.Start(t.Context()))
+		var senders sync.WaitGroup
+		var sent atomic.Int64
+		for range 50 {
+			senders.Go(func() {
+				for {
+					if _, err := e.Accept(context.WithoutCancel(t.Context()), queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: []byte("x")}); err != nil {
+						return
+					}
+					sent.Add(1)
+				}
+			})
+		}
+		until(t, "events", func() bool { return sent.Load() > 200 })
+		ok(t, e.Stop(t.Context()))
+		answered := make(chan struct{})
+		go func() { senders.Wait(); close(answered) }()
+		select {
+		case <-answered:
+		case <-time.After(patience):
+			t.Fatal("some wait for an answer for ever")
+		}
+		accepted += int(sent.Load())
+	}
+	if n := one[int](r, `select count(*)::int from sluice.process`); n != accepted {
+		t.Errorf("%d events stored, %d accepted", n, accepted)
+	}
+	r.engine = newEngine(t, r.pool, queue.Config{Caller: callerFunc(same)})
 	r.drained()
 }

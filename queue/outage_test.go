@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -116,6 +117,50 @@ func TestWorkerDown(t *testing.T) {
 	if n := one[int](r, `select count(*)::int from sluice.attempt where outcome not in ('done', 'filtered', 'unavailable')`); n > 0 {
 		t.Errorf("%d attempts used up", n)
 	}
+}
+
+// Hundreds of edges wait for a worker that is down. They have no part in the share that other edges get.
+func TestWorkerDownOnManyEdges(t *testing.T) {
+	t.Parallel()
+	const edges, backlog = 300, 2000
+	names := make([]string, edges)
+	var nodes strings.Builder
+	for i := range names {
+		names[i] = fmt.Sprint("n", i)
+		fmt.Fprintf(&nodes, "  n%d: {kind: custom, worker: dead}\n", i)
+	}
+	pool, w := openWired(t, pgtest.New(t))
+	r := newRig(t, pool)
+	r.addWorker("dead")
+	r.publish(fmt.Sprintf("topology: down\nnodes:\n  in: {kind: start, followers: [%s]}\n%s", strings.Join(names, ", "), nodes.String()))
+	r.publish(point)
+	gateway, err := queue.New(t.Context(), pool, queue.Config{})
+	ok(t, err)
+	t.Cleanup(func() { ok(t, gateway.Stop(context.Background())) })
+	accept := func(topology string, n int) {
+		events := make([]queue.Event, n)
+		for i := range events {
+			events[i] = queue.Event{Tenant: tenant, Topology: topology, Node: "in", Body: []byte("x")}
+		}
+		_, errs := gateway.AcceptMany(t.Context(), events)
+		ok(t, errors.Join(errs...))
+	}
+	accept("down", 3)
+	r.engine = newEngine(t, pool, queue.Config{Caller: callerFunc(func(_ context.Context, q worker.Request) (worker.Result, error) {
+		if q.Topology == "down" {
+			return worker.Result{}, &worker.Failure{Class: worker.Unavailable, Reason: "down"}
+		}
+		return passOn(q), nil
+	})})
+	r.wait(`select down_since is not null from sluice.worker where name = 'dead'`)
+	claims := w.sees("cross join lateral")
+	accept("flow", backlog)
+	r.wait(`select count(*) = $1 from sluice.process where finished_at is not null`, backlog)
+	t.Logf("%d messages were claimed by %d statements", backlog, claims.seen())
+	if claims.seen() > backlog/4 {
+		t.Errorf("%d statements for %d messages: the edges that wait take the others' share", claims.seen(), backlog)
+	}
+	r.clean()
 }
 
 // latency is the median time from an event to its finish, of some events sent one after the other.

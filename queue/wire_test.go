@@ -89,6 +89,16 @@ func (c *cut) count() int {
 	return c.happened
 }
 
+// sees counts the statements that contain the text, and breaks nothing.
+func (w *wire) sees(text string) *cut { return w.cutSome(unsent, text, 1<<30, 1) }
+
+// seen is how many statements a cut left alone.
+func (c *cut) seen() int {
+	c.wire.mu.Lock()
+	defer c.wire.mu.Unlock()
+	return c.breaks - c.passes
+}
+
 // stop lets everything pass.
 func (c *cut) stop() {
 	c.wire.mu.Lock()
