@@ -152,8 +152,8 @@ func (p *pendingEvent) wait(ctx context.Context) (Accepted, error) {
 	}
 }
 
-// acceptLoop commits what has gathered, then what gathered meanwhile.
-func (e *Engine) acceptLoop() {
+// acceptLoop commits what has gathered, then what gathered meanwhile. It counts in a slot of its own.
+func (e *Engine) acceptLoop(slot int16) {
 	for {
 		var first *pendingEvent
 		select {
@@ -175,7 +175,7 @@ func (e *Engine) acceptLoop() {
 				break gather
 			}
 		}
-		e.acceptBatch(batch)
+		e.acceptBatch(slot, batch)
 	}
 }
 
@@ -196,18 +196,18 @@ const acceptTries = 4
 
 // acceptBatch stores the events, or answers each with the error that kept it out. An event that the database refuses by
 // itself does not harm its neighbours: the batch is halved until it is alone.
-func (e *Engine) acceptBatch(batch []*pendingEvent) {
+func (e *Engine) acceptBatch(slot int16, batch []*pendingEvent) {
 	ctx := context.Background()
 	for try := range acceptTries {
-		err := e.tryAccept(ctx, batch, try > 0)
+		err := e.tryAccept(ctx, slot, batch, try > 0)
 		switch {
 		case err == nil:
 			return
 		case (isPassing(err) || isStored(err)) && try < acceptTries-1:
 			pause(ctx, try)
 		case isRefused(err) && len(batch) > 1:
-			e.acceptBatch(batch[:len(batch)/2])
-			e.acceptBatch(batch[len(batch)/2:])
+			e.acceptBatch(slot, batch[:len(batch)/2])
+			e.acceptBatch(slot, batch[len(batch)/2:])
 			return
 		case isRefused(err):
 			for _, p := range batch {
@@ -226,7 +226,7 @@ func (e *Engine) acceptBatch(batch []*pendingEvent) {
 
 // tryAccept stores the events in one statement, and answers them. again says that an earlier try may have committed:
 // its processes are looked for first.
-func (e *Engine) tryAccept(ctx context.Context, batch []*pendingEvent, again bool) error {
+func (e *Engine) tryAccept(ctx context.Context, slot int16, batch []*pendingEvent, again bool) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	todo := batch
@@ -244,7 +244,7 @@ func (e *Engine) tryAccept(ctx context.Context, batch []*pendingEvent, again boo
 	}
 	fresh := make([]bool, len(todo))
 	if len(todo) > 0 {
-		if err := e.insertEvents(ctx, todo, fresh); err != nil {
+		if err := e.insertEvents(ctx, slot, todo, fresh); err != nil {
 			return err
 		}
 	}
@@ -265,7 +265,7 @@ func (e *Engine) tryAccept(ctx context.Context, batch []*pendingEvent, again boo
 
 // insertEvents stores the events and notes in fresh which of them are new. Where this runner has room, their messages are
 // claimed at birth and worked as soon as they are stored.
-func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh []bool) error {
+func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingEvent, fresh []bool) error {
 	type leg struct {
 		event int
 		edge  *edge
@@ -301,7 +301,7 @@ func (e *Engine) insertEvents(ctx context.Context, batch []*pendingEvent, fresh 
 		payload = cmp.Or(payload, ids[n])
 	}
 	e.mu.Unlock()
-	rows, _ := e.pool.Query(ctx, acceptSQL, a.args(l)...)
+	rows, _ := e.pool.Query(ctx, acceptSQL, append(a.args(l), slot)...)
 	ordinals, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	for _, o := range ordinals {
 		fresh[o] = true

@@ -15,7 +15,7 @@ func (e *Engine) adopt(ctx context.Context, d *delivery) {
 	timed, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	err := pgx.BeginFunc(timed, e.pool, func(tx pgx.Tx) error {
-		return tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant).
+		return tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant, noSlot).
 			Scan(&headers, &body)
 	})
 	if err != nil {

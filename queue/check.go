@@ -116,6 +116,7 @@ func check(ctx context.Context, tx pgx.Tx) (Report, error) {
 		{"session", c.open},
 		{"messages", c.checkMessages},
 		{"processes", c.checkProcesses},
+		{"counters of edges", c.checkEdges},
 		{"idempotency keys", c.checkKeys},
 		{"foreign jobs", c.countForeign},
 		{"cancelled jobs", c.checkCancelled},
@@ -357,6 +358,17 @@ func (c *checker) judgeProcess(a account) {
 	}
 }
 
+// checkEdges compares what the counters of edges say with what is there.
+func (c *checker) checkEdges(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, wrongCountsSQL)
+	var edge, says, is, saysBytes, isBytes int64
+	_, err := pgx.ForEachRow(rows, []any{&edge, &says, &is, &saysBytes, &isBytes}, func() error {
+		c.violation("depth-wrong", queueName(edge), "its counters say %d messages of %d bytes, there are %d of %d", says, saysBytes, is, isBytes)
+		return nil
+	})
+	return err
+}
+
 // checkKeys looks for promises about events that are not there: asked again, they would be called duplicates.
 func (c *checker) checkKeys(ctx context.Context, tx pgx.Tx) error {
 	rows, _ := tx.Query(ctx, `
@@ -485,6 +497,23 @@ select coalesce(p.id, f.process_id) as id, coalesce(p.version_id, 0) as version_
        coalesce(f.first_version <> p.version_id or f.last_version <> p.version_id, false) as versions_differ
 from found f
 full join sluice.process p on p.tenant_id = f.tenant_id and p.id = f.process_id`
+
+	// wrongCountsSQL returns the edges whose counters differ from what they hold.
+	wrongCountsSQL = `
+with job as (` + edgeJobs + `
+), held as (
+    select j.edge_id, count(*) as messages, coalesce(sum(octet_length(coalesce(m.body, p.body))), 0) as bytes
+    from job j
+    join sluice.message m on m.tenant_id = j.tenant_id and m.process_id = j.process_id and m.id = j.id
+    left join sluice.message p on p.tenant_id = m.tenant_id and p.process_id = m.process_id and p.id = m.payload_id
+    group by j.edge_id
+), counter as (
+    select edge_id, sum(arrived - departed) as messages, sum(bytes) as bytes from sluice.edge_count group by edge_id
+)
+select edge_id, coalesce(c.messages, 0)::bigint, coalesce(h.messages, 0)::bigint, coalesce(c.bytes, 0)::bigint, coalesce(h.bytes, 0)::bigint
+from held h full join counter c using (edge_id)
+where coalesce(c.messages, 0) <> coalesce(h.messages, 0) or coalesce(c.bytes, 0) <> coalesce(h.bytes, 0)
+order by edge_id`
 
 	foreignSQL = `
 with job as (` + edgeJobs + `

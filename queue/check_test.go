@@ -156,7 +156,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		want []string // rules and ids, in order
 	}{
 		{"job gone", `delete from river.river_job where args @> jsonb_build_object('process_id', $1::uuid) and id = $2`, id(s.waiting),
-			[]string{"message-lost " + s.waiting.String(), "counter-wrong " + s.waiting.Process.String()}},
+			[]string{"message-lost " + s.waiting.String(), "counter-wrong " + s.waiting.Process.String(), "depth-wrong e3"}},
 		{"entry gone", `delete from sluice.trash where process_id = $1 and message_id = $2`, id(s.failed),
 			[]string{"message-lost " + s.failed.String(), "counter-wrong " + s.failed.Process.String()}},
 		{"attempt gone", `delete from sluice.attempt where process_id = $1 and message_id = $2`, id(s.done),
@@ -167,7 +167,8 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 			[]string{"message-missing " + s.stopped.String(), "counter-wrong " + s.stopped.Process.String()}},
 		{"process gone", `with p as (delete from sluice.process where id = $1 and $2::bigint > 0) select`, id(s.done),
 			[]string{"process-missing " + s.done.Process.String()}},
-		{"job twice", job, id(s.done), []string{"message-twice " + s.done.String(), "counter-wrong " + s.done.Process.String()}},
+		{"job twice", job, id(s.done),
+			[]string{"message-twice " + s.done.String(), "counter-wrong " + s.done.Process.String(), "depth-wrong e2"}},
 		{"job and entry", `insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
 			select 1, process_id, id, edge_id, 1, '' from sluice.message where process_id = $1 and id = $2`, id(s.retrying),
 			[]string{"message-twice " + s.retrying.String(), "counter-wrong " + s.retrying.Process.String()}},
@@ -179,7 +180,11 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		{"entry of no message", `insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason) values (1, $1, $2, 1, 1, '')`, id(none),
 			[]string{"message-missing " + none.String(), "counter-wrong " + none.Process.String()}},
 		{"another edge's job", `update river.river_job set queue = (select 'e' || id from sluice.edge where to_node = 'b' limit 1)
-			where args @> jsonb_build_object('process_id', $1::uuid) and id = $2`, id(s.waiting), []string{"edge-differs " + s.waiting.String()}},
+			where args @> jsonb_build_object('process_id', $1::uuid) and id = $2`, id(s.waiting),
+			[]string{"edge-differs " + s.waiting.String(), "depth-wrong e2", "depth-wrong e3"}},
+		{"counters of an edge", `update sluice.edge_count set arrived = arrived + 1, bytes = bytes - 1
+			where (edge_id, slot) in (select edge_id, min(slot) from sluice.edge_count where edge_id = 3 group by edge_id) and $1::uuid is not null and $2::bigint > 0`,
+			id(s.waiting), []string{"depth-wrong e3"}},
 		{"successor of one that waits", `update sluice.message set parent_id = $2 where process_id = $1 and id < $2`, id(s.waiting),
 			[]string{"hand-off-torn " + s.waiting.String()}},
 		{"successor of one that failed", `update sluice.message set parent_id = $2 where process_id = $1 and id < $2`, id(s.failed),

@@ -12,8 +12,8 @@ import (
 )
 
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
-// for nobody, under load it is shared by hundreds.
-func (e *Engine) handOffLoop() {
+// for nobody, under load it is shared by hundreds. It counts in a slot of its own.
+func (e *Engine) handOffLoop(slot int16) {
 	for first := range e.settled {
 		batch, size := []*settlement{first}, first.size()
 	gather:
@@ -28,14 +28,14 @@ func (e *Engine) handOffLoop() {
 				break gather
 			}
 		}
-		e.handOff(batch)
+		e.handOff(slot, batch)
 	}
 }
 
 // handOff commits a batch until it is decided. The births are registered once and keep their ids through all tries, so
 // that a try whose answer was lost is recognised. A settlement that Postgres refuses is found by halving, and goes to
 // the trash alone.
-func (e *Engine) handOff(batch []*settlement) {
+func (e *Engine) handOff(slot int16, batch []*settlement) {
 	ctx := e.dbCtx
 	f, err := e.newFlush(ctx, batch)
 	for try := 0; err != nil; try++ { // ids could not be taken: nothing was sent
@@ -47,7 +47,7 @@ func (e *Engine) handOff(batch []*settlement) {
 		f, err = e.newFlush(ctx, batch)
 	}
 	for try := 0; ; try++ {
-		done, err := e.send(ctx, f)
+		done, err := e.send(ctx, slot, f)
 		if err == nil && try > 0 && slices.Contains(done, false) {
 			err = e.addCommitted(ctx, f, done)
 		}
@@ -67,11 +67,11 @@ func (e *Engine) handOff(batch []*settlement) {
 		}
 		e.abandonAll(f.claims)
 		if len(batch) > 1 {
-			e.handOff(batch[:len(batch)/2])
-			e.handOff(batch[len(batch)/2:])
+			e.handOff(slot, batch[:len(batch)/2])
+			e.handOff(slot, batch[len(batch)/2:])
 			return
 		}
-		e.refuse(batch[0], err)
+		e.refuse(slot, batch[0], err)
 		return
 	}
 }
@@ -87,7 +87,7 @@ func (e *Engine) leave(batch []*settlement) {
 
 // refuse sends a settlement that Postgres does not take to the trash: without its successors, and with a reason made of
 // Postgres's words.
-func (e *Engine) refuse(s *settlement, err error) {
+func (e *Engine) refuse(slot int16, s *settlement, err error) {
 	if s.refused { // this is the refusal: give the message back, and say so
 		e.log.Error("Message cannot be settled", "message_id", s.d.messageID(), "err", err)
 		e.giveBack(s.d)
@@ -97,7 +97,7 @@ func (e *Engine) refuse(s *settlement, err error) {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		said = pg.Message
 	}
-	e.handOff([]*settlement{{
+	e.handOff(slot, []*settlement{{
 		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, refused: true,
 		reason: fmt.Sprintf("worker %s gave a result that Postgres refuses: %q", s.d.edge.to.Worker, said),
 	}})
@@ -131,6 +131,7 @@ type itemArrays struct {
 	failures  []int32
 	cursors   []string
 	made      []int32
+	sizes     []int32
 }
 
 type bornArrays struct {
@@ -138,6 +139,7 @@ type bornArrays struct {
 	claimed                       []bool
 	headers                       []string
 	bodies                        [][]byte
+	sizes                         []int32
 }
 
 // newFlush gives the successors their ids and claims those that there is room for. The calls of the batch are over, so
@@ -180,7 +182,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
 			f.parent = append(f.parent, i)
-			f.born.add(i, id, next.edge.id, payload, d != nil, next.encoded, body)
+			f.born.add(i, id, payload, d != nil, next, body)
 		}
 	}
 	return f, nil
@@ -203,27 +205,29 @@ func (a *itemArrays) add(s *settlement) {
 	a.failures = append(a.failures, int32(s.failures))
 	a.cursors = append(a.cursors, s.cursor)
 	a.made = append(a.made, int32(len(s.successors)))
+	a.sizes = append(a.sizes, int32(len(d.body)))
 }
 
-func (a *bornArrays) add(parent int, id, edge, payload int64, claimed bool, headers string, body []byte) {
+func (a *bornArrays) add(parent int, id, payload int64, claimed bool, next *successor, body []byte) {
 	a.parents = append(a.parents, int64(parent)+1) // Postgres counts from 1
 	a.ids = append(a.ids, id)
-	a.edges = append(a.edges, edge)
+	a.edges = append(a.edges, next.edge.id)
 	a.payloads = append(a.payloads, payload)
 	a.claimed = append(a.claimed, claimed)
-	a.headers = append(a.headers, headers)
+	a.headers = append(a.headers, next.encoded)
 	a.bodies = append(a.bodies, body)
+	a.sizes = append(a.sizes, int32(len(next.body)))
 }
 
 // send runs the statement and tells which of the batch were handed off.
-func (e *Engine) send(ctx context.Context, f *flush) (done []bool, err error) {
+func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i, b := &f.items, &f.born
 	rows, _ := e.pool.Query(ctx, handOffSQL,
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
-		i.pages, i.delays, i.failures, i.cursors, i.made,
-		b.parents, b.ids, b.edges, b.payloads, b.claimed, b.headers, b.bodies, f.life.name())
+		i.pages, i.delays, i.failures, i.cursors, i.made, i.sizes,
+		b.parents, b.ids, b.edges, b.payloads, b.claimed, b.headers, b.bodies, b.sizes, f.life.name(), slot)
 	done = make([]bool, len(f.batch))
 	return done, noteDone(rows, done)
 }

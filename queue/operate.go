@@ -92,7 +92,7 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 			return held, err
 		}
 		for moved := int64(1); moved > 0; {
-			if err := tx.QueryRow(ctx, trashOpenSQL, tenant, edges, what+" was deleted", by).Scan(&moved); err != nil {
+			if err := tx.QueryRow(ctx, trashOpenSQL, tenant, edges, what+" was deleted", by, noSlot).Scan(&moved); err != nil {
 				return held, err
 			}
 		}
@@ -115,7 +115,7 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages [
 	for i, m := range messages {
 		processes[i], numbers[i] = m.Process, m.Number
 	}
-	rows, _ := tx.Query(ctx, resendSQL, tenant, processes, numbers, newIDs, by, reason)
+	rows, _ := tx.Query(ctx, resendSQL, tenant, processes, numbers, newIDs, by, reason, noSlot)
 	sent := map[process.MessageID]process.MessageID{}
 	var queues []string
 	var id uuid.UUID
@@ -180,12 +180,12 @@ func terminatePass(ctx context.Context, begin Beginner, id uuid.UUID, tenant int
 		if err != nil || before == 0 {
 			return err
 		}
-		rows, _ := tx.Query(ctx, terminateLockSQL, id)
+		rows, _ := tx.Query(ctx, terminateLockSQL, tenant, id)
 		jobs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 		if err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, terminateSQL, tenant, id, jobs, by, reason).Scan(&ended); err != nil {
+		if err := tx.QueryRow(ctx, terminateSQL, tenant, id, jobs, by, reason, noSlot).Scan(&ended); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, `select open + trashed from sluice.process where tenant_id = $1 and id = $2`, tenant, id).Scan(&open)

@@ -68,7 +68,7 @@ type Caller interface {
 }
 
 const (
-	committers       = 2    // loops that commit hand-offs, and as many that commit events
+	committers       = 2    // loops that commit hand-offs, and as many that commit events; see sluice.edge_count_slot_seq
 	flushItems       = 1000 // most results, or events, in one statement
 	flushBytes       = 8 << 20
 	statementTimeout = 30 * time.Second // of one statement of the engine
@@ -86,6 +86,7 @@ type Engine struct {
 	catalog *catalog
 	ids     *idBlock
 	clock   *databaseClock
+	slot    int16 // the first of those that its loops count in
 
 	events  chan *pendingEvent
 	closing chan struct{}    // closed when no more events are taken
@@ -157,9 +158,12 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	if err := ensurePartitions(ctx, pool); err != nil {
 		return nil, fmt.Errorf("create partitions: %w", err)
 	}
+	if err := pool.QueryRow(ctx, `select $1 * nextval('sluice.edge_count_slot_seq')`, 2*committers).Scan(&e.slot); err != nil {
+		return nil, fmt.Errorf("take slots to count in: %w", err)
+	}
 	e.herald = newHerald(pool, e.log)
-	for range committers {
-		e.accepts.Go(e.acceptLoop)
+	for i := range int16(committers) {
+		e.accepts.Go(func() { e.acceptLoop(e.slot + i) })
 	}
 	return e, nil
 }
@@ -188,8 +192,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.mu.Lock()
 	e.running, e.slots = true, e.config.Slots
 	e.mu.Unlock()
-	for range committers {
-		e.commits.Go(e.handOffLoop)
+	for i := range int16(committers) {
+		e.commits.Go(func() { e.handOffLoop(e.slot + committers + i) })
 	}
 	e.loops.Go(func() { e.fetchLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })

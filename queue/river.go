@@ -31,6 +31,24 @@ func edgeOfQueue(queue string) (int64, bool) {
 	return id, err == nil && id > 0
 }
 
+// addCounts ends the statements that count what came onto edges and what left them. Rows are taken in the order of their
+// key, after all others: two transactions that count in the same slot wait, and do not deadlock.
+const addCounts = `on conflict (tenant_id, edge_id, slot) do update set
+        arrived = c.arrived + excluded.arrived, departed = c.departed + excluded.departed, bytes = c.bytes + excluded.bytes`
+
+// sizeOf joins the size of a message's body as s.size.
+func sizeOf(tenant, process, id string) string {
+	return `cross join lateral (
+        select coalesce(octet_length(coalesce(m.body, (
+            select p.body from sluice.message p where p.tenant_id = m.tenant_id and p.process_id = m.process_id and p.id = m.payload_id
+        ))), 0) as size
+        from sluice.message m where m.tenant_id = ` + tenant + ` and m.process_id = ` + process + ` and m.id = ` + id + `
+    ) s`
+}
+
+// noSlot is the slot in which is counted what is not done by the loops of an engine.
+const noSlot = -1
+
 // acceptSQL takes events in: ledger, process, messages and jobs. Legs are the edges that leave an event's start node;
 // the first leg's message has the body, the others refer to it.
 //
@@ -64,6 +82,11 @@ with event as materialized (
            case when claimed then now() end, case when claimed then array[$16::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
     from leg
+), counted as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select tenant_id, edge_id, $17::smallint, count(*), 0, sum(octet_length(body)) from leg
+    group by tenant_id, edge_id order by tenant_id, edge_id
+    ` + addCounts + `
 )
 select ordinal from fresh`
 
@@ -132,9 +155,9 @@ order by c.id`
 const handOffSQL = `
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
-                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[])
+                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[])
         with ordinality as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
-                             status, duration_us, reason, page, delay_us, failures, cursor, made, n)
+                             status, duration_us, reason, page, delay_us, failures, cursor, made, size, n)
 ), gone as (
     delete from river.river_job j using item i
     where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
@@ -158,9 +181,9 @@ with item as materialized (
 ), done as materialized (
     select i.* from item i join (select n from gone union all select n from kept) d using (n)
 ), born as materialized (
-    select b.id, b.edge_id, b.payload_id, b.claimed, b.headers, b.body, d.tenant_id, d.process_id, d.id as parent_id
-    from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bool[], $21::text[], $22::bytea[])
-        as b(parent, id, edge_id, payload_id, claimed, headers, body)
+    select b.id, b.edge_id, b.payload_id, b.claimed, b.headers, b.body, b.size, d.tenant_id, d.process_id, d.id as parent_id
+    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bool[], $22::text[], $23::bytea[], $24::int[])
+        as b(parent, id, edge_id, payload_id, claimed, headers, body, size)
     join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
@@ -168,7 +191,7 @@ with item as materialized (
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
     select id, (case when claimed then 'running' else 'available' end)::river.river_job_state, claimed::int,
-           case when claimed then now() end, case when claimed then array[$23::text] end,
+           case when claimed then now() end, case when claimed then array[$25::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
     from born
 ), new_attempt as (
@@ -210,6 +233,15 @@ with item as materialized (
     from delta d
     where p.tenant_id = d.tenant_id and p.id = d.process_id
     and (select count(*) from locked) >= 0  -- a CTE that nobody reads does not run
+), moved as (
+    select tenant_id, edge_id, 1 as arrived, 0 as departed, size as bytes from born
+    union all
+    select tenant_id, edge_id, 0, 1, -size from done where outcome in ('done', 'filtered', 'failed')
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select tenant_id, edge_id, $26::smallint, sum(arrived), sum(departed), sum(bytes) from moved
+    group by tenant_id, edge_id order by tenant_id, edge_id
+    ` + addCounts + `
 )
 select n from done`
 
@@ -292,7 +324,7 @@ on conflict (name) do update set updated_at = excluded.updated_at`
 
 // cancelledSQL moves the messages whose jobs someone cancelled or discarded through River to the trash: River would
 // delete the jobs after a day, and with them the only ticket.
-const cancelledSQL = `
+var cancelledSQL = `
 with gone as (
     delete from river.river_job
     where id in (
@@ -312,6 +344,12 @@ with gone as (
     select tenant_id, process_id, count(*)::int as n from ticket group by tenant_id, process_id
 ), locked as materialized (
     select p.id from sluice.process p join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id order by p.id for update of p
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select t.tenant_id, t.edge_id, $1::smallint, 0, count(*), -sum(s.size)
+    from ticket t ` + sizeOf("t.tenant_id", "t.process_id", "t.id") + `
+    group by t.tenant_id, t.edge_id order by t.tenant_id, t.edge_id
+    ` + addCounts + `
 )
 update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
 from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select count(*) from locked) >= 0`
@@ -319,7 +357,7 @@ from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select
 // resendSQL gives messages of the trash their jobs back: the same message at the same node, attempts counted on. One
 // with an edit is replaced: a new message, child of the failed one, goes on with the edited content and with a key of
 // its own, because a third party that saw the first content under the old key would refuse another.
-const resendSQL = `
+var resendSQL = `
 with entry as materialized (
     delete from sluice.trash t using unnest($2::uuid[], $3::bigint[], $4::bigint[]) as w(process_id, message_id, new_id)
     where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
@@ -354,17 +392,26 @@ with entry as materialized (
     update sluice.process p
     set open = p.open + d.n, trashed = p.trashed - d.n, done = p.done + d.replaced, total = p.total + d.replaced
     from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select count(*) from locked) >= 0
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select t.tenant_id, t.edge_id, $7::smallint, count(*), 0, sum(coalesce(octet_length(t.body), s.size))
+    from (select e.*, d.body from entry e left join edit d using (tenant_id, process_id, message_id)) t ` + sizeOf("t.tenant_id", "t.process_id", "t.message_id") + `
+    group by t.tenant_id, t.edge_id order by t.tenant_id, t.edge_id
+    ` + addCounts + `
 )
 select process_id, message_id, case when edit_id is null then message_id else new_id end as sent_id, edge_id from entry`
 
 // The statements of terminate run in one transaction: the first locks what can be terminated, so that the second, with
 // a snapshot of its own, sees what the locked rows have become. A message that a runner is calling a worker for loses
 // its job too; the runner's commit then finds no claim and writes nothing.
-const (
+var (
 	terminateLockSQL = `
-select id from river.river_job where args @> jsonb_build_object('process_id', $1::uuid) and kind = 'message' order by id for update`
+select j.id from river.river_job j
+where j.args @> jsonb_build_object('process_id', $2::uuid) and j.kind = 'message'
+and exists (select from sluice.message m where m.tenant_id = $1 and m.process_id = $2 and m.id = j.id)
+order by j.id for update`
 	terminateSQL = `
-with open as (
+with open as materialized (
     delete from river.river_job where id = any($3::bigint[]) and args @> jsonb_build_object('process_id', $2::uuid) returning id
 ), entry as materialized (
     select message_id from sluice.trash where tenant_id = $1 and process_id = $2 order by message_id for update
@@ -375,6 +422,13 @@ with open as (
     select $1, $2, id, 'terminate', $4, $5 from (select id from open union all select message_id from trashed) gone
 ), old_cursor as (
     delete from sluice.batch_cursor where tenant_id = $1 and process_id = $2
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select $1, m.edge_id, $6::smallint, 0, count(*), -sum(s.size)
+    from open o
+    join sluice.message m on m.tenant_id = $1 and m.process_id = $2 and m.id = o.id ` + sizeOf("$1", "$2", "o.id") + `
+    group by m.edge_id order by m.edge_id
+    ` + addCounts + `
 )
 update sluice.process p
 set open = p.open - o.n, trashed = p.trashed - t.n, terminated = p.terminated + o.n + t.n,
@@ -396,8 +450,44 @@ from (
     group by state
 ) place`
 
+// depthSQL tells what each of the given edges holds. Counters say how much; the head of the queue, one probe of River's
+// fetching index, says since when.
+const depthSQL = `
+with edge as (
+    select e.tenant_id, e.id, e.from_node, e.to_node, v.number, 'e' || e.id as queue
+    from unnest($2::bigint[]) as w(id)
+    join sluice.edge e on e.tenant_id = $1 and e.id = w.id
+    join sluice.topology_version v on v.tenant_id = e.tenant_id and v.id = e.version_id
+), counter as (
+    select c.edge_id, sum(c.arrived)::bigint as arrived, sum(c.departed)::bigint as departed, sum(c.bytes)::bigint as bytes
+    from sluice.edge_count c where c.tenant_id = $1 and c.edge_id = any($2::bigint[])
+    group by c.edge_id
+), place as (
+    select queue, count(*) filter (where state = 'running') as running, count(*) filter (where state <> 'running') as retrying
+    from river.river_job
+    where state in ('running', 'retryable', 'scheduled') and kind = 'message' and queue = any(select queue from edge)
+    group by queue
+), trashed as (
+    select edge_id, count(*) as n from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]) group by edge_id
+)
+select e.number as version, e.from_node as from, e.to_node as to,
+       coalesce(c.arrived - c.departed, 0) as messages, coalesce(c.bytes, 0) as bytes,
+       greatest(coalesce(c.arrived - c.departed, 0) - coalesce(p.running, 0) - coalesce(p.retrying, 0), 0) as waiting,
+       coalesce(p.running, 0) as running, coalesce(p.retrying, 0) as retrying, coalesce(t.n, 0) as trashed,
+       coalesce(c.arrived, 0) as arrived, coalesce(c.departed, 0) as departed, head.scheduled_at as oldest
+from edge e
+left join counter c on c.edge_id = e.id
+left join place p using (queue)
+left join trashed t on t.edge_id = e.id
+left join lateral (
+    select j.scheduled_at from river.river_job j
+    where j.state = 'available' and j.queue = e.queue
+    order by j.priority, j.scheduled_at, j.id limit 1
+) head on true
+order by e.number, e.id`
+
 // trashOpenSQL moves what waits or retries on the given edges to the trash. What is running is left to finish.
-const trashOpenSQL = `
+var trashOpenSQL = `
 with gone as (
     delete from river.river_job
     where id in (
@@ -420,6 +510,12 @@ with gone as (
 ), counted as (
     update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
     from delta d where p.tenant_id = $1 and p.id = d.process_id and (select count(*) from locked) >= 0
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select $1, substr(g.queue, 2)::bigint, $5::smallint, 0, count(*), -sum(s.size)
+    from gone g ` + sizeOf("$1", "g.process_id", "g.id") + `
+    group by g.queue order by 2
+    ` + addCounts + `
 )
 select count(*) from gone`
 
@@ -433,8 +529,13 @@ with job as (
     returning id
 ), new_process as (
     insert into sluice.process (tenant_id, id, version_id, node, total, open) select $2, $3, $4, $5, 1, 1 from job
+), arguments as materialized (
+    select j.id, convert_to(j.args::text, 'UTF8') as body from river.river_job j join job using (id)
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select $2::bigint, $6::bigint, $8::smallint, 1, 0, octet_length(body) from arguments
+    ` + addCounts + `
 )
 insert into sluice.message (tenant_id, process_id, id, edge_id, headers, body)
-select $2, $3, j.id, $6, '{"content-type": "application/json"}', convert_to(j.args::text, 'UTF8')
-from river.river_job j join job using (id)
+select $2, $3, id, $6, '{"content-type": "application/json"}', body from arguments
 returning headers::text, body`

@@ -82,7 +82,7 @@ func (e *Engine) keepWatch(ctx context.Context) error {
 	}
 	e.askReconcile()
 	e.pokeFetcherAnyway()
-	_, err := e.pool.Exec(ctx, cancelledSQL)
+	_, err := e.pool.Exec(ctx, cancelledSQL, noSlot)
 	return err
 }
 
