@@ -35,6 +35,9 @@ func Diff(a, b Graph) []Change {
 	var changes []Change
 	changes = appendChange(changes, Change{Field: "topology", From: a.Name, To: b.Name})
 	changes = appendChange(changes, Change{Field: "description", From: a.Description, To: b.Description})
+	for i, from := range boundSettings(a.Bounds) {
+		changes = appendChange(changes, Change{Field: from.field, From: from.value, To: boundSettings(b.Bounds)[i].value})
+	}
 	before, after := byName(a), byName(b)
 	for _, n := range b.Nodes {
 		if old, ok := before[n.Name]; ok {

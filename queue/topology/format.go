@@ -18,6 +18,7 @@ func Format(g Graph) ([]byte, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "topology: %s\n", scalar(g.Name))
 	writeDescription(&b, g.Description)
+	writeBounds(&b, g.Bounds)
 	b.WriteString("nodes:\n")
 	for _, n := range g.Nodes {
 		fmt.Fprintf(&b, "  %s:\n", scalar(n.Name))
@@ -73,6 +74,7 @@ func settings(n Node) []setting {
 	return append(list,
 		setting{"timeout", n.Timeout.String(), false, n.Timeout == defaultTimeout},
 		setting{"concurrency", concurrency, false, concurrency == ""},
+		setting{"order_by", n.OrderBy.String(), true, n.OrderBy.IsZero()},
 		setting{"retry.attempts", strconv.Itoa(r.Attempts), false, r.Attempts == d.Attempts},
 		setting{"retry.initial", r.Initial.String(), false, r.Initial == d.Initial},
 		setting{"retry.factor", decimals(r.Factor), false, r.Factor == d.Factor},
@@ -112,6 +114,44 @@ func writeDescription(b *bytes.Buffer, text string) {
 		}
 		b.WriteString(line + "\n")
 	}
+}
+
+func writeBounds(b *bytes.Buffer, bounds Bounds) {
+	if bounds == (Bounds{}) {
+		return
+	}
+	b.WriteString("bounds:\n")
+	for _, s := range boundSettings(bounds) {
+		if !s.standard {
+			fmt.Fprintf(b, "  %s: %s\n", strings.TrimPrefix(s.field, "bounds."), s.value)
+		}
+	}
+}
+
+// boundSettings are the bounds of a topology as they stand in a file, or without a
+// value if there is none.
+func boundSettings(b Bounds) []setting {
+	messages := setting{field: "bounds.messages", standard: b.Messages == 0}
+	if b.Messages != 0 {
+		messages.value = strconv.FormatInt(b.Messages, 10)
+	}
+	size := setting{field: "bounds.bytes", standard: b.Bytes == 0}
+	if b.Bytes != 0 {
+		size.value = formatSize(b.Bytes)
+	}
+	return []setting{messages, size}
+}
+
+var sizeUnits = map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+// formatSize uses the largest unit in which the size is a whole number.
+func formatSize(size int64) string {
+	for _, unit := range []string{"GiB", "MiB", "KiB"} {
+		if size%sizeUnits[unit] == 0 {
+			return strconv.FormatInt(size/sizeUnits[unit], 10) + unit
+		}
+	}
+	return strconv.FormatInt(size, 10)
 }
 
 // writeFollowers keeps a few on one line, and gives many a line each.

@@ -19,7 +19,16 @@ const (
 type Graph struct {
 	Name        string `json:"name"`
 	Description string `json:"description,omitempty"`
+	Bounds      Bounds `json:"bounds,omitzero"`
 	Nodes       []Node `json:"nodes"`
+}
+
+// Bounds are the most that a topology may have open, in all its versions together,
+// before its producers are asked to wait: waiting, running, held and retrying, not
+// what lies in the trash. 0 is no bound.
+type Bounds struct {
+	Messages int64 `json:"messages,omitempty"`
+	Bytes    int64 `json:"bytes,omitempty"` // of bodies and headers
 }
 
 // Node is one step of a graph. A start node has a name and followers, nothing
@@ -31,10 +40,15 @@ type Node struct {
 	Action      string   `json:"action,omitempty"`      // path on the worker
 	Application string   `json:"application,omitempty"` // third party that the node talks to
 	Timeout     Duration `json:"timeout,omitzero"`      // of one call
-	Concurrency int      `json:"concurrency,omitempty"` // calls at once; 0 leaves it to the engine
+	Concurrency int      `json:"concurrency,omitempty"` // calls at once, in the whole cluster; 0 leaves it to the engine
+	OrderBy     OrderBy  `json:"order_by,omitzero"`     // what keeps messages in order here
 	Retry       Retry    `json:"retry,omitzero"`
 	Followers   []string `json:"followers,omitempty"`
 }
+
+// Ordered tells whether messages are worked in the order in which they came: those
+// of a key, or all of them if only one is called at a time.
+func (n Node) Ordered() bool { return !n.OrderBy.IsZero() || n.Concurrency == 1 }
 
 // Retry says what happens after a call that may succeed later: the n-th waits
 // Initial x Factor^(n-1), at most Max, more or less by the share Jitter.

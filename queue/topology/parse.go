@@ -41,8 +41,9 @@ func parse(file string, data []byte) (Graph, *report) {
 // Names of the fields, in the order in which Format writes them. The JSON Schema
 // has the same ones; a test holds them together.
 var (
-	topologyFields = []string{"$schema", "topology", "description", "nodes"}
-	nodeFields     = []string{"kind", "worker", "action", "application", "timeout", "concurrency", "retry", "followers"}
+	topologyFields = []string{"$schema", "topology", "description", "bounds", "nodes"}
+	boundsFields   = []string{"messages", "bytes"}
+	nodeFields     = []string{"kind", "worker", "action", "application", "timeout", "concurrency", "order_by", "retry", "followers"}
 	retryFields    = []string{"attempts", "initial", "factor", "max", "jitter", "retry_after", "outage"}
 )
 
@@ -67,10 +68,29 @@ func (r *reader) graph(root ast.Node) (Graph, bool) {
 	if n, ok := fields["description"]; ok {
 		g.Description, _ = r.text(place{node: topologyItself, field: "description"}, n)
 	}
+	if n, ok := fields["bounds"]; ok {
+		r.bounds(n, &g.Bounds)
+	}
 	if n, ok := fields["nodes"]; ok {
 		g.Nodes = r.nodes(n)
 	}
 	return g, true
+}
+
+func (r *reader) bounds(body ast.Node, bounds *Bounds) {
+	at := place{node: topologyItself, field: "bounds"}
+	entries, ok := entriesOf(body)
+	if !ok {
+		r.addBroken(at, "bounds is "+typeOf(body)+", not a mapping", "write `messages:` or `bytes:` below it")
+		return
+	}
+	fields := r.fields(at, entries, boundsFields)
+	if n, ok := fields["messages"]; ok {
+		r.count(place{node: topologyItself, field: "bounds.messages"}, n, &bounds.Messages)
+	}
+	if n, ok := fields["bytes"]; ok {
+		r.size(place{node: topologyItself, field: "bounds.bytes"}, n, &bounds.Bytes)
+	}
 }
 
 func (r *reader) nodes(n ast.Node) []Node {
@@ -118,7 +138,7 @@ func (r *reader) node(at place, body ast.Node, node *Node) {
 		node.Followers = r.followers(in("followers"), n)
 	}
 	if node.Kind == Start {
-		for _, field := range []string{"worker", "action", "timeout", "concurrency", "retry"} {
+		for _, field := range []string{"worker", "action", "timeout", "concurrency", "order_by", "retry"} {
 			if _, given := fields[field]; given {
 				refuseOnStart(in(field), r.report)
 			}
@@ -140,6 +160,9 @@ func (r *reader) node(at place, body ast.Node, node *Node) {
 	if n, ok := fields["concurrency"]; ok && r.whole(in("concurrency"), n, &node.Concurrency) && node.Concurrency == 0 {
 		r.addBroken(in("concurrency"), "concurrency 0 is out of range",
 			fmt.Sprintf("use %s, or remove the line to leave it to the engine", concurrencyBounds))
+	}
+	if n, ok := fields["order_by"]; ok {
+		r.orderBy(in("order_by"), n, &node.OrderBy)
 	}
 	if n, ok := fields["retry"]; ok {
 		r.retry(in("retry"), n, &node.Retry)
@@ -243,8 +266,14 @@ func (r *reader) elsewhere(key string, known []string) string {
 	if slices.Contains(retryFields, key) && slices.Contains(known, "retry") {
 		return "it belongs below `retry:`"
 	}
+	if slices.Contains(boundsFields, key) && slices.Contains(known, "bounds") {
+		return "it belongs below `bounds:`"
+	}
 	if slices.Contains(nodeFields, key) {
 		return "it belongs to a node"
+	}
+	if slices.Contains(topologyFields, key) {
+		return "it belongs to the topology, above its nodes"
 	}
 	shown := slices.DeleteFunc(slices.Clone(known), func(name string) bool { return strings.HasPrefix(name, "$") })
 	return meant(key, known, "the fields here are "+strings.Join(shown, ", "))
@@ -290,6 +319,45 @@ func (r *reader) duration(at place, n ast.Node, into *Duration) {
 	*into = Duration(d)
 }
 
+func (r *reader) orderBy(at place, n ast.Node, into *OrderBy) {
+	const mend = "name a header, such as customer-id, or one value of the body, such as $.customer.id"
+	text, ok := textOf(n)
+	if !ok {
+		r.addBroken(at, at.field+" is "+typeOf(n)+", not text", mend)
+		return
+	}
+	o, err := ParseOrderBy(text)
+	if err != nil {
+		r.addBroken(at, fmt.Sprintf("%s %s cannot be a key: %s", at.field, quoted(text), err), mend)
+		return
+	}
+	*into = o
+}
+
+// size takes bytes as a number, or a number with its unit.
+func (r *reader) size(at place, n ast.Node, into *int64) {
+	const mend = "write a number of bytes, or one with its unit (KiB, MiB, GiB), such as 512MiB"
+	text, ok := textOf(n)
+	if !ok && isNumber(n) {
+		r.count(at, n, into)
+		return
+	}
+	parts := sizeExpression.FindStringSubmatch(text)
+	switch {
+	case !ok:
+		r.addBroken(at, at.field+" is "+typeOf(n)+", not a size", mend)
+	case parts == nil:
+		r.addBroken(at, at.field+" "+quoted(text)+" is not a size", mend)
+	default:
+		number, err := strconv.ParseInt(parts[1], 10, 64)
+		unit := sizeUnits[parts[2]]
+		if err != nil || number > math.MaxInt64/unit {
+			number = math.MaxInt64 / unit
+		}
+		*into = number * unit
+	}
+}
+
 func (r *reader) number(at place, n ast.Node, into *float64) bool {
 	if !isNumber(n) {
 		mend := "write a number"
@@ -308,6 +376,16 @@ func (r *reader) number(at place, n ast.Node, into *float64) bool {
 }
 
 func (r *reader) whole(at place, n ast.Node, into *int) bool {
+	var long int64
+	if !r.count(at, n, &long) {
+		return false
+	}
+	*into = int(max(math.MinInt32, min(math.MaxInt32, long)))
+	return true
+}
+
+// count reads a whole number that may be large.
+func (r *reader) count(at place, n ast.Node, into *int64) bool {
 	var f float64
 	if !r.number(at, n, &f) {
 		return false
@@ -316,7 +394,8 @@ func (r *reader) whole(at place, n ast.Node, into *int) bool {
 		r.addBroken(at, fmt.Sprintf("%s %v is not a whole number", at.field, f), "round it")
 		return false
 	}
-	*into = int(max(math.MinInt32, min(math.MaxInt32, f)))
+	const exact = 1 << 53 // and more than any bound
+	*into = int64(max(-exact, min(exact, f)))
 	return true
 }
 

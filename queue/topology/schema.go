@@ -94,6 +94,7 @@ func fileSchema() schema {
 				Description: "What the topology is for, in a line or a few.",
 				Examples:    []any{"Orders from the shop to the CRM"},
 			}},
+			{"bounds", boundsSchema()},
 			{"nodes", schema{
 				Type: "object", MinProperties: 1, MaxProperties: MaxNodes,
 				Description:          "The nodes by name. At least one is a start node, all others can be reached from one, and no node leads back to itself.",
@@ -109,6 +110,30 @@ func fileSchema() schema {
 				"check": map[string]any{"kind": "custom", "worker": "shop", "timeout": "30s"},
 			},
 		}},
+	}
+}
+
+func boundsSchema() schema {
+	return schema{
+		Type:        "object",
+		Description: "The most that the topology may have open, in all its versions together, before its producers are asked to wait (429).",
+		Properties: properties{
+			{"messages", schema{
+				Type: "integer", Minimum: messagesBounds.least, Maximum: messagesBounds.most,
+				Description: "Messages that wait, run, are held or are to be retried. Without it, or with 0, there is no bound.",
+				Examples:    []any{100000},
+			}},
+			{"bytes", schema{
+				Description: "What these messages hold: a number of bytes, or one with its unit (KiB, MiB, GiB). Without it, or with 0, there is no bound.",
+				AnyOf: []schema{
+					{Type: "integer", Minimum: bytesBounds.least, Maximum: bytesBounds.most},
+					{Type: "string", Pattern: sizeSyntax},
+				},
+				Examples: []any{"1GiB", "512MiB", 1073741824},
+			}},
+		},
+		AdditionalProperties: false,
+		Examples:             []any{map[string]any{"messages": 100000, "bytes": "1GiB"}},
 	}
 }
 
@@ -135,8 +160,13 @@ func nodeSchema() schema {
 			{"timeout", durationSchema("How long one call of the worker may take", timeoutBounds, defaultTimeout)},
 			{"concurrency", schema{
 				Type: "integer", Minimum: concurrencyBounds.least, Maximum: concurrencyBounds.most,
-				Description: "How many calls of the node may run at once. Without it the engine decides.",
+				Description: "How many calls of the node may run at once, on all servers together. With 1 its messages are worked strictly in order. Without it the engine decides.",
 				Examples:    []any{20},
+			}},
+			{"order_by", schema{
+				Type: "string", Pattern: orderBySyntax, MaxLength: maxOrderBy,
+				Description: "Messages with the same key are worked one after the other, as they came: the name of a header, or the path to one value of a JSON body, which begins with $ (a singular query of RFC 9535).",
+				Examples:    []any{"customer-id", "$.order.customer.id", "$.lines[0].sku", "$['odd name']"},
 			}},
 			{"retry", retrySchema()},
 			{"followers", schema{
@@ -162,7 +192,7 @@ func kindRules() []schema {
 			then.Properties = properties{{"followers", schema{MinItems: 1}}}
 			then.Not = &schema{AnyOf: []schema{
 				{Required: []string{"worker"}}, {Required: []string{"action"}}, {Required: []string{"timeout"}},
-				{Required: []string{"concurrency"}}, {Required: []string{"retry"}}, {Required: []string{"application"}},
+				{Required: []string{"concurrency"}}, {Required: []string{"order_by"}}, {Required: []string{"retry"}}, {Required: []string{"application"}},
 			}}
 		}
 		if k.callsWorker && !k.application {
@@ -214,7 +244,7 @@ func nameSchema(description, example string) schema {
 	return schema{Type: "string", Pattern: nameSyntax, MaxLength: maxName, Description: description, Examples: []any{example}}
 }
 
-func durationSchema(description string, within bounds[Duration], standard Duration) schema {
+func durationSchema(description string, within extent[Duration], standard Duration) schema {
 	return schema{
 		Type: "string", Pattern: durationSyntax, Default: standard.String(),
 		Description: fmt.Sprintf("%s: a number with its unit (ms, s, m, h), %s to %s.", description, within.least, within.most),

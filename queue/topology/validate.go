@@ -17,12 +17,22 @@ const (
 	actionSyntax   = `^` + segmentSyntax + `(/` + segmentSyntax + `)*/?$`
 	segmentSyntax  = `(\.{0,2}[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\.{3,}[A-Za-z0-9._~-]*)`
 	durationSyntax = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+	sizeSyntax     = `^([0-9]+)(KiB|MiB|GiB)$`
+
+	// A path may say in more ways what it says than the schema needs to know.
+	headerSyntax  = `^[A-Za-z0-9_-]+$`
+	indexSyntax   = `(0|-?[1-9][0-9]*)`
+	orderBySyntax = `^([A-Za-z0-9_-]+|\$([ \t\n\r]*(\.([A-Za-z_]|[^\x00-\x7f])([A-Za-z0-9_]|[^\x00-\x7f])*|\[` +
+		`[ \t\n\r]*(` + indexSyntax + `|'([^'\\]|\\.)*'|"([^"\\]|\\.)*")[ \t\n\r]*\]))*)$`
 )
 
 var (
 	nameExpression     = regexp.MustCompile(nameSyntax)
 	actionExpression   = regexp.MustCompile(actionSyntax)
 	durationExpression = regexp.MustCompile(durationSyntax)
+	sizeExpression     = regexp.MustCompile(sizeSyntax)
+	headerExpression   = regexp.MustCompile(headerSyntax)
+	indexExpression    = regexp.MustCompile(`^` + indexSyntax)
 )
 
 // Bounds of the settings. The rules, the JSON Schema and the messages share them.
@@ -33,18 +43,20 @@ const (
 )
 
 var (
-	timeoutBounds     = bounds[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
-	concurrencyBounds = bounds[int]{1, 10000}
-	attemptsBounds    = bounds[int]{1, 1000}
-	initialBounds     = bounds[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
-	factorBounds      = bounds[float64]{1, 10}
-	maxBounds         = bounds[Duration]{Duration(time.Millisecond), Duration(24 * time.Hour)}
-	jitterBounds      = bounds[float64]{0, 1}
+	timeoutBounds     = extent[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
+	concurrencyBounds = extent[int]{1, 10000}
+	attemptsBounds    = extent[int]{1, 1000}
+	initialBounds     = extent[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
+	factorBounds      = extent[float64]{1, 10}
+	maxBounds         = extent[Duration]{Duration(time.Millisecond), Duration(24 * time.Hour)}
+	jitterBounds      = extent[float64]{0, 1}
+	messagesBounds    = extent[int64]{0, 1e9}
+	bytesBounds       = extent[int64]{0, 1 << 50}
 )
 
-type bounds[T int | float64 | Duration] struct{ least, most T }
+type extent[T int | int64 | float64 | Duration] struct{ least, most T }
 
-func (b bounds[T]) String() string { return fmt.Sprintf("%v to %v", b.least, b.most) }
+func (e extent[T]) String() string { return fmt.Sprintf("%v to %v", e.least, e.most) }
 
 // Validate checks a graph that does not come from a file by the rules that Parse
 // holds files to. What it returns is nil or an *InvalidError.
@@ -129,6 +141,9 @@ func checkTopology(g Graph, r *report) {
 		r.add(at, fmt.Sprintf("the description is longer than %d characters", maxDescription), "keep it short, the rest belongs into a document")
 	}
 
+	within(place{node: topologyItself, field: "bounds.messages"}, g.Bounds.Messages, messagesBounds, r)
+	within(place{node: topologyItself, field: "bounds.bytes"}, g.Bounds.Bytes, bytesBounds, r)
+
 	at.field = "nodes"
 	switch {
 	case r.broken[at]:
@@ -185,6 +200,7 @@ func checkStart(n Node, at func(string) place, r *report) {
 		{"action", n.Action != ""},
 		{"timeout", n.Timeout != 0},
 		{"concurrency", n.Concurrency != 0},
+		{"order_by", !n.OrderBy.IsZero()},
 		{"retry", n.Retry != Retry{}},
 	} {
 		if setting.given {
@@ -247,12 +263,12 @@ func checkRetry(retry Retry, at func(string) place, r *report) {
 }
 
 // within also refuses what is not a number, which no comparison holds for.
-func within[T int | float64 | Duration](at place, value T, bounds bounds[T], r *report) bool {
-	if value >= bounds.least && value <= bounds.most {
+func within[T int | int64 | float64 | Duration](at place, value T, allowed extent[T], r *report) bool {
+	if value >= allowed.least && value <= allowed.most {
 		return true
 	}
 	if !r.broken[at] {
-		r.add(at, fmt.Sprintf("%s %v is out of range", at.field, value), "use "+bounds.String())
+		r.add(at, fmt.Sprintf("%s %v is out of range", at.field, value), "use "+allowed.String())
 	}
 	return false
 }
