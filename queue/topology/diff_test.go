@@ -16,6 +16,7 @@ func TestDiff(t *testing.T) {
 	a, err := topology.Parse("a", []byte(`
 topology: orders
 description: Orders
+bounds: {messages: 10}
 nodes:
   inbox: {kind: start, followers: [check, old]}
   check: {kind: custom, worker: shop, timeout: 30s, followers: [store, audit]}
@@ -27,9 +28,10 @@ nodes:
 	b, err := topology.Parse("b", []byte(`
 topology: orders
 description: Orders from the shop
+bounds: {messages: 20, bytes: 1024}
 nodes:
   audit: {kind: custom, worker: shop, action: audit}
-  check: {kind: custom, worker: shop, timeout: 1m, retry: {attempts: 3, jitter: 0.2}, followers: [audit, new, store]}
+  check: {kind: custom, worker: shop, timeout: 1m, order_by: $.id, retry: {attempts: 3, jitter: 0.2}, followers: [audit, new, store]}
   inbox: {kind: start, followers: [check]}
   new: {kind: custom, worker: crm, retry: {max: 1h}, followers: [last]}
   last: {kind: custom, worker: crm}
@@ -38,8 +40,11 @@ nodes:
 	ok(t, err)
 	changes := topology.Diff(a, b)
 	want := `~ description: Orders -> Orders from the shop
+~ bounds.messages: 10 -> 20
++ bounds.bytes: 1KiB
 ~ node check
 ~   timeout: 30s -> 1m
++   order_by: $.id
 ~   retry.attempts: 10 -> 3
 +   followers: new
 ~ node inbox
@@ -64,11 +69,11 @@ nodes:
 	if got := topology.DiffText(changes); got != want {
 		t.Errorf("got\n%s", got)
 	}
-	got, err := json.Marshal(changes[1:4])
+	got, err := json.Marshal(changes[1:6])
 	ok(t, err)
-	if want := `[{"op":"changed","node":"check","field":"timeout","from":"30s","to":"1m"},` +
-		`{"op":"changed","node":"check","field":"retry.attempts","from":"10","to":"3"},` +
-		`{"op":"added","node":"check","field":"followers","to":"new"}]`; string(got) != want {
+	if want := `[{"op":"changed","field":"bounds.messages","from":"10","to":"20"},{"op":"added","field":"bounds.bytes","to":"1KiB"},` +
+		`{"op":"changed","node":"check","field":"timeout","from":"30s","to":"1m"},{"op":"added","node":"check","field":"order_by","to":"$.id"},` +
+		`{"op":"changed","node":"check","field":"retry.attempts","from":"10","to":"3"}]`; string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -15,10 +15,11 @@ import (
 // A canonical file is short, and close to what a person would write.
 func TestFormat(t *testing.T) {
 	t.Parallel()
-	g, err := topology.Parse("f", []byte(`{"topology":"t","description":"Two lines:\nthe second one\n","nodes":{
+	g, err := topology.Parse("f", []byte(`{"topology":"t","description":"Two lines:\nthe second one\n","bounds":{"bytes":1610612736,"messages":1e5},"nodes":{
 		"in":{"kind":"start","followers":["null","7"]},
 		"null":{"kind":"custom","worker":"on","timeout":"60s","action":"null","retry":{"attempts":10,"jitter":0,"max":"90m"}},
-		"7":{"kind":"batch","worker":"w","action":"..a/7","application":"x","concurrency":2}}}`))
+		"7":{"kind":"batch","worker":"w","action":"..a/7","application":"x","concurrency":2,"order_by":"$['odd \"name']","followers":["last"]},
+		"last":{"kind":"custom","worker":"w","order_by":"Customer-ID"}}}`))
 	ok(t, err)
 	got, err := topology.Format(g)
 	ok(t, err)
@@ -26,6 +27,9 @@ func TestFormat(t *testing.T) {
 description: |
   Two lines:
   the second one
+bounds:
+  messages: 100000
+  bytes: 1536MiB
 nodes:
   in:
     kind: start
@@ -43,6 +47,12 @@ nodes:
     action: "..a/7"
     application: x
     concurrency: 2
+    order_by: "$['odd \"name']"
+    followers: [last]
+  last:
+    kind: custom
+    worker: w
+    order_by: customer-id
 `
 	if string(got) != want {
 		t.Errorf("got\n%s", got)
@@ -88,6 +98,10 @@ var graphs = rapid.Custom(func(t *rapid.T) topology.Graph {
 	g := topology.Graph{
 		Name:        names.Draw(t, "topology"),
 		Description: descriptions.Draw(t, "description"),
+		Bounds: topology.Bounds{
+			Messages: rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(0, 1e9)).Draw(t, "messages"),
+			Bytes:    rapid.OneOf(rapid.SampledFrom([]int64{0, 1, 1 << 10, 1 << 20, 1 << 30, 1 << 50}), rapid.Int64Range(0, 1<<50)).Draw(t, "bytes"),
+		},
 	}
 	labels := rapid.SliceOfNDistinct(names, 2, 9, rapid.ID).Draw(t, "nodes")
 	last := len(labels) - 1
@@ -125,6 +139,7 @@ func callingNode(t *rapid.T, label string) topology.Node {
 		Action:      rapid.OneOf(rapid.Just(label), actions).Draw(t, "action"),
 		Timeout:     durations(topology.Duration(time.Hour)).Draw(t, "timeout"),
 		Concurrency: rapid.SampledFrom([]int{0, 1, 20, 10000}).Draw(t, "concurrency"),
+		OrderBy:     orders.Draw(t, "order"),
 		Retry: topology.Retry{
 			Attempts:   rapid.OneOf(rapid.Just(10), rapid.IntRange(1, 1000)).Draw(t, "attempts"),
 			Initial:    durations(topology.Duration(time.Hour)).Draw(t, "initial"),
@@ -150,6 +165,17 @@ var (
 		rapid.SampledFrom([]string{"null", "~", "-", "-a", ".a", "...", "..a/~b", "1e5", ".5", "0x1f", "-1", "a/", "A/.b/_c"}),
 		rapid.StringMatching(`[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,9}(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,9}){0,2}/?`),
 	)
+	orders = rapid.Custom(func(t *rapid.T) topology.OrderBy {
+		text := rapid.OneOf(
+			rapid.SampledFrom([]string{"", "", "$", "null", "yes", "7", "-", "$.a", "$[0]", "$['a b'][-1]", `$["\""]`, "$ .é['\\u0000']", "$.\U0001F600", "$[ 'a' ]"}),
+			rapid.StringMatching(`[A-Za-z0-9_-]{1,20}|\$(\.[a-z_][a-z0-9_]{0,5}|\[(0|-?[1-9][0-9]?)\]|\['[a-z #:"{}]{0,5}'\]){0,4}`),
+		).Draw(t, "order_by")
+		var o topology.OrderBy
+		if err := o.UnmarshalText([]byte(text)); err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		return o
+	})
 	descriptions = rapid.OneOf(
 		rapid.SampledFrom([]string{
 			"", " ", "a", "a\n", "\na", "a\n\nb", "a\n b", "a: b\n# c\n", "- a\n- b", "a\n\n", "---\n...\n", "null", "7", "a\tb", "a\n\tb", "\u2028", "\ufeffa\nb",

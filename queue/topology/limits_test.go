@@ -17,7 +17,7 @@ func large(nodes, followers int) string {
 	for i := 1; i < nodes; i++ {
 		fmt.Fprintf(&b, `,
   "n%d": {
-    "kind": "connector", "worker": "w", "action": "a/b/c", "application": "x", "timeout": "1m", "concurrency": 3,
+    "kind": "connector", "worker": "w", "action": "a/b/c", "application": "x", "timeout": "1m", "concurrency": 3, "order_by": "$.customer.id",
     "retry": {"attempts": 3, "initial": "2s", "factor": 3, "max": "1h", "jitter": 0.1, "retry_after": "ignore", "outage": "count"},
     "followers": [`, i)
 		for k := i + 1; k < nodes && k <= i+followers; k++ {

@@ -68,6 +68,7 @@ func TestParseExample(t *testing.T) {
 	want := topology.Graph{
 		Name:        "orders",
 		Description: "Orders from the shop to the CRM, with the invoices of the day in between",
+		Bounds:      topology.Bounds{Messages: 100_000, Bytes: 1 << 30},
 		Nodes: []topology.Node{
 			{Name: "inbox", Kind: topology.Start, Followers: []string{"check"}},
 			{
@@ -77,7 +78,7 @@ func TestParseExample(t *testing.T) {
 				Followers: []string{"store", "invoices", "audit"},
 			},
 			{
-				Name: "store", Kind: topology.Connector, Worker: "shop", Action: "store", Application: "hubspot", Timeout: 30 * second,
+				Name: "store", Kind: topology.Connector, Worker: "shop", Action: "store", Application: "hubspot", Timeout: 30 * second, OrderBy: orderBy(t, "$.customer.id"),
 				Retry: retry(func(r *topology.Retry) { r.Attempts, r.Max = 20, 60*minute }),
 			},
 			{
@@ -134,12 +135,12 @@ func TestParseSameInAnyDress(t *testing.T) {
 // What the database keeps is the graph's JSON.
 func TestGraphJSON(t *testing.T) {
 	t.Parallel()
-	g, err := topology.Parse("f", []byte("topology: a\nnodes:\n  in: {kind: start, followers: [out]}\n  out: {kind: connector, worker: w, application: x, timeout: 90s, concurrency: 3}\n"))
+	g, err := topology.Parse("f", []byte("topology: a\nnodes:\n  in: {kind: start, followers: [out]}\n  out: {kind: connector, worker: w, application: x, timeout: 90s, concurrency: 3, order_by: $.a}\nbounds: {messages: 7, bytes: 2KiB}\n"))
 	ok(t, err)
 	got, err := json.Marshal(g)
 	ok(t, err)
-	want := `{"name":"a","nodes":[{"name":"in","kind":"start","followers":["out"]},` +
-		`{"name":"out","kind":"connector","worker":"w","action":"out","application":"x","timeout":"1m30s","concurrency":3,` +
+	want := `{"name":"a","bounds":{"messages":7,"bytes":2048},"nodes":[{"name":"in","kind":"start","followers":["out"]},` +
+		`{"name":"out","kind":"connector","worker":"w","action":"out","application":"x","timeout":"1m30s","concurrency":3,"order_by":"$.a",` +
 		`"retry":{"attempts":10,"initial":"1s","factor":2,"max":"10m","jitter":0.2,"retry_after":"honour","outage":"wait"}}]}`
 	if string(got) != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
@@ -286,6 +287,52 @@ func TestParseProblems(t *testing.T) {
 				`f.yaml:14: node "a": retry.jitter +Inf is out of range: use 0 to 1`,
 				`f.yaml:15: node "a": retry.retry_after is "maybe": use one of honour, ignore`,
 				`f.yaml:16: node "a": retry.outage is "Wait": use one of wait, count`,
+			},
+		},
+		"what is no key": {
+			in + "  a: {kind: custom, worker: w, order_by: order.id, followers: [b, c, d, e]}\n  b: {kind: custom, worker: w, order_by: '$.lines[*].sku'}\n  c:\n    kind: custom\n    worker: w\n    order_by: $.customer.\n" +
+				"  d: {kind: custom, worker: w, order_by: 7}\n  e:\n    kind: custom\n    worker: w\n    order_by:\n",
+			[]string{
+				`f.yaml:4: node "a": order_by "order.id" cannot be a key: it is neither the name of a header (letters, digits, - and _) nor a path that begins with $: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+				`f.yaml:5: node "b": order_by "$.lines[*].sku" cannot be a key: it may name several values, and a message has one key: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+				`f.yaml:9: node "c": order_by "$.customer." cannot be a key: the path ends too early: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+				`f.yaml:10: node "d": order_by is a number, not text: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+				`f.yaml:14: node "e": field "order_by" has no value: give it one or remove the line`,
+			},
+		},
+		"order where no worker is called": {
+			"topology: t\nnodes:\n  in:\n    kind: start\n    order_by: customer-id\n    followers: [a]\n  a: {kind: custom, worker: w, bounds: {messages: 1}, orderBy: x}\n",
+			[]string{
+				`f.yaml:5: node "in": a start node calls no worker, so it has no order_by: remove the line, or move it to a follower`,
+				`f.yaml:7: node "a": unknown field "bounds": it belongs to the topology, above its nodes`,
+				`f.yaml:7: node "a": unknown field "orderBy": did you mean "order_by"?`,
+			},
+		},
+		"bounds": {
+			"topology: t\nbounds:\n  messages: 1.5\n  bytes: 1GB\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\nmessages: 7\n",
+			[]string{
+				`f.yaml:3: bounds.messages 1.5 is not a whole number: round it`,
+				`f.yaml:4: bounds.bytes "1GB" is not a size: write a number of bytes, or one with its unit (KiB, MiB, GiB), such as 512MiB`,
+				`f.yaml:8: unknown field "messages": it belongs below ` + "`bounds:`",
+			},
+		},
+		"bounds out of range": {
+			"topology: t\nbounds: {messages: -1, bytes: 99999999999999999999GiB, seconds: 7}\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{
+				`f.yaml:2: bounds.messages -1 is out of range: use 0 to 1000000000`,
+				`f.yaml:2: bounds.bytes 9223372035781033984 is out of range: use 0 to 1125899906842624`,
+				`f.yaml:2: unknown field "seconds": the fields here are messages, bytes`,
+			},
+		},
+		"bounds of the wrong type": {
+			"topology: t\nbounds: 7\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{"f.yaml:2: bounds is a number, not a mapping: write `messages:` or `bytes:` below it"},
+		},
+		"bounds of wrong types": {
+			"topology: t\nbounds: {messages: '7', bytes: [7]}\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{
+				`f.yaml:2: bounds.messages is text, not a plain number: remove the quotes`,
+				`f.yaml:2: bounds.bytes is a list, not a size: write a number of bytes, or one with its unit (KiB, MiB, GiB), such as 512MiB`,
 			},
 		},
 		"waits in the wrong order": {

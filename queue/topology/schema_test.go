@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
@@ -77,6 +78,8 @@ func TestSchemaAgrees(t *testing.T) {
 		retry("attempts: 1, factor: 1, jitter: 0, max: 24h, initial: 1ms"), retry("attempts: 1000, factor: 10, jitter: 1"),
 		retry("factor: 2.5, retry_after: ignore, outage: count"), retry("attempts: 3.0"),
 		file("  a: {kind: connector, worker: w, application: x-1}\n"), file("  a: {kind: batch, worker: w}\n"),
+		custom("order_by: customer-id"), custom("order_by: X_1"), custom("order_by: '$'"), custom(`order_by: "$.a.b_1['c d'][\"e\"][0][-12]"`), custom("order_by: '$ [ 0 ] .é'"), custom("order_by: '$[\"\\u00e9\\\"\"]'"),
+		"bounds: {}\n" + custom(""), "bounds: {messages: 0, bytes: 0}\n" + custom(""), "bounds: {messages: 1000000000, bytes: 1GiB}\n" + custom(""), "bounds: {bytes: 0KiB}\n" + custom(""), "bounds: {bytes: 7}\n" + custom(""),
 		"$schema: x\ndescription: \"a\\nb\\tc\"\n" + custom(""),
 	} {
 		if _, err := topology.Parse("f", []byte(good)); err != nil {
@@ -92,6 +95,10 @@ func TestSchemaAgrees(t *testing.T) {
 		custom("colour: red"), custom("action: /a"), custom("action: a/../b"), custom("action: ."), custom("action: a//b"), custom("action: ''"), custom("action: a b"),
 		custom("timeout: 30"), custom("timeout: soon"), custom("timeout: 1d"), custom("timeout: -1s"), custom("timeout: 5us"), custom("timeout: ''"),
 		custom("concurrency: 0"), custom("concurrency: 10001"), custom("concurrency: 1.5"), custom("concurrency: '1'"), custom("application: x"),
+		custom("order_by: a.b"), custom("order_by: a b"), custom("order_by: ''"), custom("order_by: 7"), custom("order_by: [a]"), custom("order_by: '$.*'"), custom("order_by: $..a"), custom("order_by: '$[*]'"), custom("order_by: '$[0:1]'"),
+		custom("order_by: '$[a]'"), custom("order_by: '$[01]'"), custom("order_by: '$a'"), custom("order_by: '$.a '"), custom("order_by: '$.1'"), custom("order_by: " + strings.Repeat("a", 201)),
+		"bounds: 7\n" + custom(""), "bounds: {messages: -1}\n" + custom(""), "bounds: {messages: 1000000001}\n" + custom(""), "bounds: {messages: 1KiB}\n" + custom(""), "bounds: {bytes: 1GB}\n" + custom(""), "bounds: {bytes: 1.5GiB}\n" + custom(""),
+		"bounds: {bytes: -1}\n" + custom(""), "bounds: {bytes: '7'}\n" + custom(""), "bounds: {edges: 1}\n" + custom(""), custom("bounds: {messages: 1}"), file("  a: {kind: start, order_by: x, followers: [b]}\n"),
 		custom("followers: a"), custom("followers: [b, b]"), custom("followers: [B]"), custom("followers: [1]"), custom("followers: [null]"),
 		custom("retry: 3"), retry("attempts: 0"), retry("attempts: 1001"), retry("factor: 0.9"), retry("factor: 10.1"), retry("jitter: -0.1"), retry("jitter: 1.1"),
 		retry("retry_after: maybe"), retry("outage: maybe"), retry("attempt: 3"), retry("initial: 1"),
@@ -134,7 +141,8 @@ func TestSchemaOffersWhatIsTaken(t *testing.T) {
 	}
 	var schema struct {
 		Properties struct {
-			Nodes struct {
+			Bounds offer `json:"bounds"`
+			Nodes  struct {
 				AdditionalProperties offer `json:"additionalProperties"`
 			} `json:"nodes"`
 		} `json:"properties"`
@@ -150,6 +158,18 @@ func TestSchemaOffersWhatIsTaken(t *testing.T) {
 	}
 	for _, file := range schema.Examples {
 		try("topology", file)
+	}
+	least := func(bounds any) map[string]any {
+		nodes := map[string]any{"in": map[string]any{"kind": "start", "followers": []any{"a"}}, "a": map[string]any{"kind": "custom", "worker": "w"}}
+		return map[string]any{"topology": "t", "bounds": bounds, "nodes": nodes}
+	}
+	for _, bounds := range schema.Properties.Bounds.Examples {
+		try("bounds", least(bounds))
+	}
+	for field, offered := range schema.Properties.Bounds.Properties {
+		for _, value := range offered.Examples {
+			try("bounds."+field, least(map[string]any{field: value}))
+		}
 	}
 	node := schema.Properties.Nodes.AdditionalProperties
 	tried := 0
