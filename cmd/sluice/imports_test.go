@@ -75,6 +75,8 @@ var guests = map[string][]string{
 	"github.com/pb33f/libopenapi":                        {"tests"},
 	"github.com/pb33f/libopenapi-validator":              {"tests"},
 	"github.com/Shopify/toxiproxy/v2":                    {"tests"},
+	"github.com/rs/zerolog":                              {"tests"}, // toxiproxy wants it
+	"riverqueue.com/riverui":                             {"tests"}, // MPL, as it is
 }
 
 // pure packages import of others' modules only what names them: worker is the protocol that anyone's Go worker imports.
