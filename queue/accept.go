@@ -270,6 +270,7 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		event int
 		edge  *edge
 		claim *delivery
+		lane  laneName
 	}
 	var legs []leg
 	for i, p := range batch {
@@ -297,15 +298,19 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		if leg.claim != nil {
 			leg.claim.load(p.process, p.Headers, p.headers, p.Body, cmp.Or(payload, ids[n]))
 		}
-		a.addLeg(leg.event, ids[n], payload, leg.edge.id, leg.claim != nil)
+		state := bornWaiting
+		switch {
+		case leg.claim != nil:
+			state = bornClaimed
+		case leg.edge.to.Ordered():
+			state, leg.lane = bornInLane, leg.edge.laneOf(p.Headers, p.Body)
+			a.comes = append(a.comes, leg.lane)
+		}
+		a.addLeg(leg.event, ids[n], payload, leg.edge.id, state, leg.lane)
 		payload = cmp.Or(payload, ids[n])
 	}
 	e.mu.Unlock()
-	rows, _ := e.pool.Query(ctx, acceptSQL, append(a.args(l), slot)...)
-	ordinals, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	for _, o := range ordinals {
-		fresh[o] = true
-	}
+	news, err := e.sendEvents(ctx, slot, &a, l, fresh)
 	for _, leg := range legs {
 		switch {
 		case leg.claim != nil && err == nil && fresh[leg.event]:
@@ -313,11 +318,32 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		case leg.claim != nil:
 			// If the commit stood and only its answer was lost, the claim is given back by reconcile.
 			e.abandon(leg.claim)
-		case err == nil && fresh[leg.event]:
+		case err == nil && fresh[leg.event] && !leg.edge.to.Ordered():
 			e.arrived(leg.edge)
 		}
 	}
+	e.wake(news.woke)
 	return err
+}
+
+// sendEvents runs the statement and notes in fresh which of the events are new.
+func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l *life, fresh []bool) (news laneNews, err error) {
+	args := append(a.args(l), slot)
+	if len(a.comes) == 0 {
+		rows, _ := e.pool.Query(ctx, acceptSQL, args...)
+		var ordinal int
+		_, err = pgx.ForEachRow(rows, []any{&ordinal}, func() error {
+			fresh[ordinal] = true
+			return nil
+		})
+		return news, err
+	}
+	batch := &pgx.Batch{}
+	queueLanes(batch, a.comes, nil)
+	batch.Queue(acceptLanesSQL, append(args, a.lanes, a.keys)...).Query(func(rows pgx.Rows) error {
+		return news.read(rows, func(ordinal int64) { fresh[ordinal] = true })
+	})
+	return news, e.pool.SendBatch(ctx, batch).Close()
 }
 
 // acceptArrays are the arguments of acceptSQL, a column each.
@@ -331,7 +357,10 @@ type acceptArrays struct {
 	bodies                    [][]byte
 	legOrdinals               []int32
 	legIDs, payloads, edgeIDs []int64
-	claimed                   []bool
+	states                    []string
+	lanes                     []int64
+	keys                      []string
+	comes                     []laneName // lanes that messages come to
 }
 
 func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
@@ -347,18 +376,19 @@ func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
 	a.bodies = append(a.bodies, p.Body)
 }
 
-func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, claimed bool) {
+func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, state string, lane laneName) {
 	a.legOrdinals = append(a.legOrdinals, int32(ordinal))
 	a.legIDs = append(a.legIDs, id)
 	a.payloads = append(a.payloads, payload)
 	a.edgeIDs = append(a.edgeIDs, edge)
-	a.claimed = append(a.claimed, claimed)
+	a.states = append(a.states, state)
+	a.lanes, a.keys = append(a.lanes, lane.edge), append(a.keys, lane.key)
 }
 
 func (a *acceptArrays) args(l *life) []any {
 	return []any{
 		a.ordinals, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.bodies,
-		a.legOrdinals, a.legIDs, a.payloads, a.edgeIDs, a.claimed, l.name(),
+		a.legOrdinals, a.legIDs, a.payloads, a.edgeIDs, a.states, l.name(),
 	}
 }
 

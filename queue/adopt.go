@@ -9,6 +9,10 @@ import (
 // adopt makes a message of a job that someone put on an edge with River's own client: a process of its own, whose event
 // is the job's arguments. The runner has claimed the job and works the message as it would any other.
 func (e *Engine) adopt(ctx context.Context, d *delivery) {
+	if d.edge.to.Ordered() {
+		e.adoptToLane(ctx, d)
+		return
+	}
 	process := e.clock.newProcessID()
 	var headers string
 	var body []byte
@@ -19,12 +23,39 @@ func (e *Engine) adopt(ctx context.Context, d *delivery) {
 			Scan(&headers, &body)
 	})
 	if err != nil {
-		e.log.WarnContext(ctx, "Job of another program not adopted, it stays on its edge", "job_id", d.id, "err", err)
-		e.giveBack(d)
+		e.refuseAdoption(ctx, d, err)
 		return
 	}
 	d.load(process, nil, headers, body, d.id)
 	e.launch(d)
+}
+
+func (e *Engine) refuseAdoption(ctx context.Context, d *delivery, err error) {
+	e.log.WarnContext(ctx, "Job of another program not adopted, it stays on its edge", "job_id", d.id, "err", err)
+	e.giveBack(d)
+}
+
+// adoptToLane adopts a job before a node that keeps order: its message waits in a lane for its turn, and the job goes.
+func (e *Engine) adoptToLane(ctx context.Context, d *delivery) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	var body []byte
+	if err := e.pool.QueryRow(ctx, jobArgumentsSQL, d.id, d.life.claimant).Scan(&body); err != nil {
+		e.refuseAdoption(ctx, d, err)
+		return
+	}
+	lane := d.edge.laneOf(map[string]string{"content-type": "application/json"}, body)
+	var news laneNews
+	batch := &pgx.Batch{}
+	queueLanes(batch, []laneName{lane}, nil)
+	batch.Queue(adoptLaneSQL, d.id, d.edge.tenant, e.clock.newProcessID(), d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant,
+		noSlot, body, lane.edge, lane.key).Query(func(rows pgx.Rows) error { return news.read(rows, func(int64) {}) })
+	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
+		e.refuseAdoption(ctx, d, err)
+		return
+	}
+	e.abandon(d)
+	e.wake(news.woke)
 }
 
 // from is the node that an edge leaves.

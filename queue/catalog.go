@@ -37,6 +37,7 @@ type edge struct {
 // node is a node that calls a worker.
 type node struct {
 	topology.Node
+	in     []*edge // those that lead to it; the first stands for the node
 	next   []*edge
 	byName map[string]*edge
 	worker workerKey
@@ -192,6 +193,13 @@ func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, err
 	return found.(worker.Target), nil
 }
 
+// edge returns an edge that this engine has had to do with before, or nil.
+func (c *catalog) edge(id int64) *edge {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.edges[id]
+}
+
 // edgesOf returns the edges of queues, from memory where it can. A queue that is no edge's is left out.
 func (c *catalog) edgesOf(ctx context.Context, queues []string) ([]*edge, error) {
 	var known []*edge
@@ -242,6 +250,7 @@ func (c *catalog) keep(stored topology.Version) *version {
 	for _, s := range stored.Edges {
 		e := &edge{id: s.ID, tenant: stored.TenantID, queue: queueName(s.ID), version: v, to: nodes[s.To]}
 		c.edges[s.ID] = e
+		e.to.in = append(e.to.in, e)
 		from := nodes[s.From]
 		from.next = append(from.next, e)
 		from.byName[s.To] = e

@@ -24,7 +24,7 @@ nodes:
   in: {kind: start, followers: [a]}
   a: {kind: custom, worker: demo, followers: [b, slow, pages]}
   b: {kind: custom, worker: demo}
-  slow: {kind: custom, worker: demo, concurrency: 1}
+  slow: {kind: custom, worker: demo, concurrency: 2}
   pages: {kind: batch, worker: demo, followers: [b2]}
   b2: {kind: custom, worker: demo}
 `
@@ -86,6 +86,7 @@ func newScattered(t *testing.T) *scattered {
 	s.failed = s.send("fail", "trash")
 	s.retrying = s.send("later", "retrying")
 	s.running = s.send("hold", "running")
+	s.send("hold", "running")
 	s.waiting = s.send("hold", "waiting")
 	s.paging = s.send("pages", "running")
 	s.wait(`select count(*) = 1 from sluice.message m join sluice.edge e on e.id = m.edge_id
@@ -136,14 +137,14 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 	s := newScattered(t)
 	r, err := queue.Check(t.Context(), s.pool)
 	ok(t, err)
-	want := queue.Places{Processes: 9, Total: 20, Waiting: 1, Running: 2, Retrying: 1, Trashed: 1, Done: 14, Terminated: 1}
+	want := queue.Places{Processes: 10, Total: 22, Waiting: 1, Running: 3, Retrying: 1, Trashed: 1, Done: 15, Terminated: 1}
 	if !r.Clean() || len(r.Violations)+len(r.Warnings) > 0 || r.Places != want || r.Foreign != 0 {
 		t.Fatalf("%+v, want %+v", r, want)
 	}
 	if len(r.Versions) != 1 || r.Versions[0] != (queue.VersionSums{Tenant: 1, Topology: "flow", Version: 1, Places: want}) {
 		t.Errorf("versions %+v", r.Versions)
 	}
-	other := s.publish(strings.Replace(everywhere, "concurrency: 1", "concurrency: 2", 1))
+	other := s.publish(strings.Replace(everywhere, "concurrency: 2", "concurrency: 3", 1))
 
 	id := func(m process.MessageID) []any { return []any{m.Process, m.Number} }
 	job := fmt.Sprintf(`insert into river.river_job (id, args, kind, max_attempts, queue)
@@ -228,7 +229,7 @@ func TestCheckWarns(t *testing.T) {
 		want      string
 		foreign   int64
 	}{
-		{"silent runner", `update sluice.runner set lease_until = now() - interval '1 s'`, "[{silent-runner runner 1 2 messages are claimed by a runner whose lease is over, and will be taken over}]", 0},
+		{"silent runner", `update sluice.runner set lease_until = now() - interval '1 s'`, "[{silent-runner runner 1 3 messages are claimed by a runner whose lease is over, and will be taken over}]", 0},
 		{"cancelled job", `update river.river_job set state = 'cancelled', finalized_at = now() where state = 'available' and kind = 'message'`,
 			"[{cancelled-job e3 1 messages wait to be moved to the trash, because their jobs were cancelled through River}]", 0},
 		{"foreign jobs", `insert into river.river_job (args, kind, max_attempts, queue)

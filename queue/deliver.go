@@ -27,8 +27,10 @@ const (
 	outcomeFailed      outcome = "failed"
 )
 
-// settlement is a delivery with its outcome: what the hand-off commits.
+// settlement is a delivery with its outcome: what the hand-off commits. One with nothing but a run tells a committer that
+// the run has settlements for it.
 type settlement struct {
+	run        *run
 	d          *delivery
 	outcome    outcome
 	status     int
@@ -39,6 +41,19 @@ type settlement struct {
 	cursor     string        // of the next page
 	successors []successor
 	refused    bool // it stands for one that Postgres refused
+	committed  bool // of one under a token, when its run has been told; guarded by its lock until then
+}
+
+// leaves tells whether the message leaves its edge.
+func (s *settlement) leaves() bool {
+	return s.outcome == outcomeDone || s.outcome == outcomeFiltered || s.outcome == outcomeFailed
+}
+
+// nextPage is the delivery of a batch's next page.
+func (s *settlement) nextPage() *delivery {
+	next := *s.d
+	next.page, next.cursor, next.failures = s.d.page+1, s.cursor, 0
+	return &next
 }
 
 // successor is a message to be born.
@@ -65,21 +80,32 @@ func (n *node) isBatch() bool { return n.Kind == topology.Batch }
 // deliver calls the worker with a message and gives the outcome to the hand-off. The message's slot is taken until the
 // hand-off has room for it.
 func (e *Engine) deliver(d *delivery) {
+	switch s, lost := e.attempt(d); {
+	case s != nil:
+		e.settle(s)
+	case lost:
+		e.abandon(d)
+	default:
+		e.giveBack(d)
+	}
+}
+
+// attempt calls the worker with a message. There is no result if the lease is lost, or the runner stops: then whoever
+// gets the message works it; or if there was no call, or it was cut off: then the claim is still good, and is to be given
+// back.
+func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 	if d.headers == nil && d.encoded != "{}" {
 		if err := json.Unmarshal([]byte(d.encoded), &d.headers); err != nil {
-			e.settle(&settlement{d: d, outcome: outcomeFailed, reason: "its stored headers cannot be read: " + err.Error()})
-			return
+			return &settlement{d: d, outcome: outcomeFailed, reason: "its stored headers cannot be read: " + err.Error()}, false
 		}
 	}
 	if !e.awaitLease(d) {
-		e.abandon(d) // the lease is over, or the runner stops: whoever gets the message then works it
-		return
+		return nil, true
 	}
 	n := d.edge.to
 	target, err := e.catalog.worker(e.callCtx, n.worker)
 	if err != nil {
-		e.settleMissingWorker(d, err)
-		return
+		return e.missWorker(d, err), false
 	}
 	timeout := time.Duration(n.Timeout)
 	start := time.Now()
@@ -110,14 +136,13 @@ func (e *Engine) deliver(d *delivery) {
 		fallthrough
 	default:
 		if failure.Class == worker.Cancelled {
-			e.giveBack(d)
-			return
+			return nil, false
 		}
 		e.noteFailure(n.worker, failure)
 		s.status = failure.Status
 		s.fail(failure)
 	}
-	e.settle(s)
+	return s, false
 }
 
 // settle waits until the hand-off takes the settlement.
@@ -134,19 +159,18 @@ func (e *Engine) awaitLease(d *delivery) bool {
 	return true
 }
 
-// settleMissingWorker treats a worker that is not registered like one that is down: the message waits for it. When the
-// registry itself cannot be read, that says nothing about the worker.
-func (e *Engine) settleMissingWorker(d *delivery, err error) {
+// missWorker treats a worker that is not registered like one that is down: the message waits for it. When the registry
+// itself cannot be read, that says nothing about the worker, and there is no result.
+func (e *Engine) missWorker(d *delivery, err error) *settlement {
 	if !errors.Is(err, ErrNoWorker) {
 		pause(e.callCtx, 5)
-		e.giveBack(d)
-		return
+		return nil
 	}
 	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)}
 	e.noteFailure(d.edge.to.worker, f)
 	s := &settlement{d: d}
 	s.fail(f)
-	e.settle(s)
+	return s
 }
 
 // read turns a worker's reply into an outcome.

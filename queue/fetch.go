@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -88,7 +89,8 @@ func (e *Engine) openFetcher(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // reserveAwake takes slots for the edges that are awake, a fair share each, and takes the edges out of the set: whoever
-// wakes one from now on wakes it again. Edges without room, because their worker is down, say, have no share.
+// wakes one from now on wakes it again. Edges without room, because their worker is down, say, have no share. Of a node
+// whose calls all runners count together there is one edge at most.
 func (e *Engine) reserveAwake() []want {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -104,14 +106,19 @@ func (e *Engine) reserveAwake() []want {
 		}
 	}
 	share := max(1, left/max(1, len(ready)))
+	counted := map[*node]bool{}
 	for _, to := range ready {
 		if left == 0 {
 			break
+		}
+		if counted[to.to] {
+			continue
 		}
 		n := min(e.room(to, now), share, left) // asked again: of edges with the same worker that is down, one may probe
 		if n == 0 {
 			continue
 		}
+		counted[to.to] = to.to.limited()
 		e.reserve(to, n)
 		left -= n
 		delete(e.awake, to)
@@ -145,22 +152,20 @@ type claimedRow struct {
 	PayloadID *int64
 	Page      int
 	Cursor    string
+	LaneKey   *string
+	Token     bool // of the lane with that key, and no message
 }
 
 // fetch claims messages and starts their calls.
 func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) error {
 	l := e.life()
-	queues, tenants, ns := make([]string, len(wants)), make([]int64, len(wants)), make([]int32, len(wants))
 	byQueue := make(map[string]*want, len(wants))
 	for i := range wants {
-		w := &wants[i]
-		queues[i], tenants[i], ns[i] = w.edge.queue, w.edge.tenant, int32(w.n)
-		byQueue[w.edge.queue] = w
+		byQueue[wants[i].edge.queue] = &wants[i]
 	}
 	timed, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	rows, _ := conn.Query(timed, claimSQL, queues, tenants, ns, l.claimant)
-	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByName[claimedRow])
+	claimed, err := claim(timed, conn, l, wants)
 	if err != nil {
 		e.unreserveAll(wants)
 		return err
@@ -177,6 +182,11 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 			d.page = 1
 		}
 		e.inFlight[row.ID] = d
+		if row.Token {
+			newRun(d, *row.LaneKey)
+			launch = append(launch, d)
+			continue
+		}
 		if row.ProcessID == nil || row.Headers == nil || row.PayloadID == nil {
 			foreign = append(foreign, d)
 			continue
@@ -207,6 +217,53 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 		e.adopt(ctx, d)
 	}
 	return nil
+}
+
+// claim runs the statements that claim messages: one for the nodes that this runner alone limits, and one for those whose
+// calls all runners count together, if there are any.
+func claim(ctx context.Context, conn *pgxpool.Conn, l *life, wants []want) (claimed []claimedRow, err error) {
+	var own, limited wantArrays
+	for _, w := range wants {
+		if w.edge.to.limited() {
+			limited.add(w)
+		} else {
+			own.add(w)
+		}
+	}
+	batch := &pgx.Batch{}
+	collect := func(rows pgx.Rows) error {
+		got, err := pgx.CollectRows(rows, pgx.RowToStructByName[claimedRow])
+		claimed = append(claimed, got...)
+		return err
+	}
+	if len(own.queues) > 0 {
+		batch.Queue(claimSQL, own.queues, own.tenants, own.ns, l.claimant).Query(collect)
+	}
+	if len(limited.queues) > 0 {
+		batch.Queue(lockNodesSQL, limited.nodes)
+		batch.Queue(claimLimitedSQL, limited.queues, limited.tenants, limited.ns, l.claimant, limited.all, limited.most).Query(collect)
+	}
+	return claimed, conn.SendBatch(ctx, batch).Close()
+}
+
+// wantArrays are the arguments of the statements that claim, a column each.
+type wantArrays struct {
+	queues  []string
+	tenants []int64
+	ns      []int32
+	nodes   []int64  // by their first edge
+	all     []string // queues of the node
+	most    []int32  // calls of the node at once
+}
+
+func (a *wantArrays) add(w want) {
+	n := w.edge.to
+	all := make([]string, len(n.in))
+	for i, in := range n.in {
+		all[i] = in.queue
+	}
+	a.queues, a.tenants, a.ns = append(a.queues, w.edge.queue), append(a.tenants, w.edge.tenant), append(a.ns, int32(w.n))
+	a.nodes, a.all, a.most = append(a.nodes, n.in[0].id), append(a.all, strings.Join(all, ",")), append(a.most, int32(n.Concurrency))
 }
 
 // wakeQueues wakes the edges of the named queues.

@@ -14,21 +14,62 @@ import (
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
 // for nobody, under load it is shared by hundreds. It counts in a slot of its own.
 func (e *Engine) handOffLoop(slot int16) {
-	for first := range e.settled {
-		batch, size := []*settlement{first}, first.size()
+	var again []*run // those that had more for this committer than it took
+	for {
+		g := gathering{}
+		for _, r := range again {
+			g.addRun(r)
+		}
+		if len(again) == 0 {
+			first, ok := <-e.settled
+			if !ok {
+				return
+			}
+			g.add(first)
+		}
 	gather:
-		for len(batch) < flushItems && size < flushBytes {
+		for len(g.batch) < flushItems && g.size < flushBytes {
 			select {
 			case s, ok := <-e.settled:
 				if !ok {
 					break gather
 				}
-				batch, size = append(batch, s), size+s.size()
+				g.add(s)
 			default:
 				break gather
 			}
 		}
-		e.handOff(slot, batch)
+		if len(g.batch) > 0 {
+			e.handOff(slot, g.batch)
+		}
+		again = again[:0]
+		for _, r := range g.runs {
+			if r.release() {
+				again = append(again, r)
+			}
+		}
+	}
+}
+
+// gathering is what is to be committed together.
+type gathering struct {
+	batch []*settlement
+	size  int
+	runs  []*run // whose results are among it
+}
+
+func (g *gathering) add(s *settlement) {
+	if s.run != nil {
+		g.addRun(s.run)
+		return
+	}
+	g.batch, g.size = append(g.batch, s), g.size+s.size()
+}
+
+func (g *gathering) addRun(r *run) {
+	g.runs = append(g.runs, r)
+	for _, s := range r.take(flushItems - len(g.batch)) {
+		g.batch, g.size = append(g.batch, s), g.size+s.size()
 	}
 }
 
@@ -47,12 +88,13 @@ func (e *Engine) handOff(slot int16, batch []*settlement) {
 		f, err = e.newFlush(ctx, batch)
 	}
 	for try := 0; ; try++ {
-		done, err := e.send(ctx, slot, f)
+		done, news, err := e.send(ctx, slot, f)
 		if err == nil && try > 0 && slices.Contains(done, false) {
 			err = e.addCommitted(ctx, f, done)
+			news.woke = append(news.woke, f.born.edges...) // nobody knows which: look at all
 		}
 		if err == nil {
-			e.finish(f, done)
+			e.finish(f, done, news)
 			return
 		}
 		if ctx.Err() != nil {
@@ -81,6 +123,10 @@ func (e *Engine) handOff(slot int16, batch []*settlement) {
 func (e *Engine) leave(batch []*settlement) {
 	e.log.Warn("Results not committed before the stop, their messages will be worked again", "count", len(batch))
 	for _, s := range batch {
+		if s.d.run != nil {
+			s.d.run.conclude(s, false, false, false)
+			continue
+		}
 		e.abandon(s.d)
 	}
 }
@@ -90,6 +136,11 @@ func (e *Engine) leave(batch []*settlement) {
 func (e *Engine) refuse(slot int16, s *settlement, err error) {
 	if s.refused { // this is the refusal: give the message back, and say so
 		e.log.Error("Message cannot be settled", "message_id", s.d.messageID(), "err", err)
+		if r := s.d.run; r != nil {
+			e.giveBack(r.token)
+			r.conclude(s, false, false, false)
+			return
+		}
 		e.giveBack(s.d)
 		return
 	}
@@ -112,6 +163,11 @@ type flush struct {
 	life   *life
 	items  itemArrays
 	born   bornArrays
+
+	ordered bool       // some of it is about lanes
+	worked  []laneName // lanes that results are of
+	comes   []laneName // lanes that births come to
+	spots   spotArrays
 }
 
 // itemArrays and bornArrays are the arguments of handOffSQL, a column each.
@@ -136,11 +192,30 @@ type itemArrays struct {
 
 type bornArrays struct {
 	parents, ids, edges, payloads []int64
-	claimed                       []bool
+	states                        []string
 	headers                       []string
 	bodies                        [][]byte
 	sizes                         []int32
 }
+
+// spotArrays say for each item and birth where in which lane it is.
+type spotArrays struct {
+	lanes  []int64
+	keys   []string
+	places []int64
+	tokens []int64
+	claims []int16
+
+	bornLanes []int64
+	bornKeys  []string
+}
+
+// The states in which a message is born.
+const (
+	bornWaiting = "available"
+	bornClaimed = "running"
+	bornInLane  = "lane"
+)
 
 // newFlush gives the successors their ids and claims those that there is room for. The calls of the batch are over, so
 // their slots are free; successors take them before the fetcher can, so that a process that has begun goes on before the
@@ -164,6 +239,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 	}
 	for i, s := range batch {
 		f.items.add(s)
+		f.addSpot(s.d)
 		first := len(f.born.ids)
 		for k := range s.successors {
 			next := &s.successors[k]
@@ -176,13 +252,19 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 				body = nil
 			}
 			d := e.claimBirth(f.life, next.edge, id)
-			if d != nil {
+			state := bornWaiting
+			switch {
+			case d != nil:
 				d.load(s.d.process, next.headers, next.encoded, next.body, cmp.Or(payload, id))
+				state = bornClaimed
+			case next.edge.to.Ordered():
+				state = bornInLane
 			}
+			f.addBirthSpot(next)
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
 			f.parent = append(f.parent, i)
-			f.born.add(i, id, payload, d != nil, next, body)
+			f.born.add(i, id, payload, state, next, body)
 		}
 	}
 	return f, nil
@@ -208,28 +290,61 @@ func (a *itemArrays) add(s *settlement) {
 	a.sizes = append(a.sizes, int32(len(d.body)))
 }
 
-func (a *bornArrays) add(parent int, id, payload int64, claimed bool, next *successor, body []byte) {
+func (a *bornArrays) add(parent int, id, payload int64, state string, next *successor, body []byte) {
 	a.parents = append(a.parents, int64(parent)+1) // Postgres counts from 1
 	a.ids = append(a.ids, id)
 	a.edges = append(a.edges, next.edge.id)
 	a.payloads = append(a.payloads, payload)
-	a.claimed = append(a.claimed, claimed)
+	a.states = append(a.states, state)
 	a.headers = append(a.headers, next.encoded)
 	a.bodies = append(a.bodies, body)
 	a.sizes = append(a.sizes, int32(len(next.body)))
 }
 
-// send runs the statement and tells which of the batch were handed off.
-func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, err error) {
+// addSpot says where in its lane an item is.
+func (f *flush) addSpot(d *delivery) {
+	s, lane := &f.spots, laneName{}
+	var token int64
+	var claim int16
+	if r := d.run; r != nil {
+		f.ordered, lane, token, claim = true, r.lane, r.token.id, int16(r.token.attempt)
+		f.worked = append(f.worked, lane)
+	}
+	s.lanes, s.keys, s.places = append(s.lanes, lane.edge), append(s.keys, lane.key), append(s.places, d.place)
+	s.tokens, s.claims = append(s.tokens, token), append(s.claims, claim)
+}
+
+// addBirthSpot says to which lane a birth comes.
+func (f *flush) addBirthSpot(next *successor) {
+	lane := laneName{}
+	if next.edge.to.Ordered() {
+		lane = next.edge.laneOf(next.headers, next.body)
+		f.ordered, f.comes = true, append(f.comes, lane)
+	}
+	f.spots.bornLanes, f.spots.bornKeys = append(f.spots.bornLanes, lane.edge), append(f.spots.bornKeys, lane.key)
+}
+
+// send runs the statement and tells which of the batch were handed off, and what became of lanes.
+func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, news laneNews, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i, b := &f.items, &f.born
-	rows, _ := e.pool.Query(ctx, handOffSQL,
+	args := []any{
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
 		i.pages, i.delays, i.failures, i.cursors, i.made, i.sizes,
-		b.parents, b.ids, b.edges, b.payloads, b.claimed, b.headers, b.bodies, b.sizes, f.life.name(), slot)
+		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes, f.life.name(), slot,
+	}
 	done = make([]bool, len(f.batch))
-	return done, noteDone(rows, done)
+	if !f.ordered {
+		rows, _ := e.pool.Query(ctx, handOffSQL, args...)
+		return done, news, noteDone(rows, done)
+	}
+	s := &f.spots
+	batch := &pgx.Batch{}
+	queueLanes(batch, f.comes, f.worked)
+	batch.Queue(handOffLanesSQL, append(args, s.lanes, s.keys, s.places, s.tokens, s.claims, s.bornLanes, s.bornKeys)...).
+		Query(func(rows pgx.Rows) error { return news.read(rows, func(n int64) { done[n-1] = true }) })
+	return done, news, e.pool.SendBatch(ctx, batch).Close()
 }
 
 // addCommitted adds the settlements that an earlier try of the same flush has committed: their attempts are recorded
@@ -260,13 +375,22 @@ func noteDone(rows pgx.Rows, done []bool) error {
 
 // finish acts on what was committed: claimed births are worked, others announced, what was refused by the fence is
 // dropped.
-func (e *Engine) finish(f *flush, done []bool) {
+func (e *Engine) finish(f *flush, done []bool, news laneNews) {
 	lost := 0
 	for i, s := range f.batch {
-		if !done[i] {
+		r := s.d.run
+		held := r != nil && (done[i] || news.held[r.token.id])
+		if !done[i] && !held && s.outcome != outcomeYield {
 			lost++
 		}
-		e.conclude(s, done[i])
+		if r == nil {
+			e.conclude(s, done[i])
+			continue
+		}
+		if done[i] {
+			e.announce(s)
+		}
+		r.conclude(s, done[i], held, news.idle[r.token.id])
 	}
 	for k, d := range f.claims {
 		committed := done[f.parent[k]]
@@ -275,10 +399,11 @@ func (e *Engine) finish(f *flush, done []bool) {
 			e.launch(d)
 		case d != nil:
 			e.abandon(d)
-		case committed:
+		case committed && f.born.states[k] != bornInLane:
 			e.arrived(f.births[k])
 		}
 	}
+	e.wake(news.woke)
 	if lost > 0 {
 		e.log.Warn("Results came too late: their claims were lost", "count", lost)
 		e.askReconcile()
@@ -289,10 +414,7 @@ func (e *Engine) finish(f *flush, done []bool) {
 func (e *Engine) conclude(s *settlement, committed bool) {
 	d := s.d
 	if s.outcome == outcomePage && committed {
-		next := &delivery{
-			life: d.life, id: d.id, attempt: d.attempt, edge: d.edge, process: d.process, headers: d.headers,
-			encoded: d.encoded, body: d.body, payload: d.payload, page: d.page + 1, cursor: s.cursor,
-		}
+		next := s.nextPage()
 		e.mu.Lock()
 		stopping := !e.running
 		d.released = true // its slot is the next page's
@@ -308,15 +430,23 @@ func (e *Engine) conclude(s *settlement, committed bool) {
 	e.mu.Lock()
 	e.forget(d)
 	e.release(d)
+	e.wakeLimited(d.edge.to)
 	e.mu.Unlock()
-	if !committed {
-		return
+	if committed {
+		e.announce(s)
 	}
+}
+
+// announce tells those who wait for it what has become of a message.
+func (e *Engine) announce(s *settlement) {
+	d := s.d
 	switch s.outcome {
 	case outcomeRetried, outcomeRepeat:
 		e.alarmIn(s.delay)
 	case outcomeUnavailable:
-		e.arrived(d.edge)
+		if d.run == nil { // a token's edge is told by the statement
+			e.arrived(d.edge)
+		}
 	case outcomeFailed:
 		e.log.Info("Message failed", "topology", d.edge.version.Topology, "version", d.edge.version.Number,
 			"node", d.edge.to.Name, "message_id", d.messageID(), "reason", s.reason)

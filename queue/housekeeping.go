@@ -38,6 +38,28 @@ func (h *housework) Work(ctx context.Context, _ *river.Job[houseworkArgs]) error
 	return h.engine.reportQueues(ctx)
 }
 
+type lanesArgs struct{}
+
+func (lanesArgs) Kind() string { return "lanes" }
+
+// lanesWork forgets lanes that have been idle for a while, and puts back tokens that someone deleted through River.
+type lanesWork struct {
+	river.WorkerDefaults[lanesArgs]
+	engine *Engine
+}
+
+func (w *lanesWork) Work(ctx context.Context, _ *river.Job[lanesArgs]) error {
+	if _, err := w.engine.pool.Exec(ctx, restoreTokensSQL); err != nil {
+		return err
+	}
+	for {
+		forgotten, err := w.engine.pool.Exec(ctx, forgetLanesSQL)
+		if err != nil || forgotten.RowsAffected() == 0 {
+			return err
+		}
+	}
+}
+
 func (h *housework) Timeout(*river.Job[houseworkArgs]) time.Duration { return 10 * time.Minute }
 
 // messageArgs and messageWorker make River's maintenance leave our jobs alone: it discards stuck jobs of kinds that it
@@ -56,29 +78,48 @@ func (messageWorker) Work(context.Context, *river.Job[messageArgs]) error { retu
 
 func (messageWorker) Timeout(*river.Job[messageArgs]) time.Duration { return -1 }
 
+// laneArgs and laneWorker do the same for tokens.
+type laneArgs struct {
+	Edge int64  `json:"edge"`
+	Key  string `json:"key"`
+}
+
+func (laneArgs) Kind() string { return laneKind }
+
+type laneWorker struct {
+	river.WorkerDefaults[laneArgs]
+}
+
+func (laneWorker) Work(context.Context, *river.Job[laneArgs]) error { return nil }
+
+func (laneWorker) Timeout(*river.Job[laneArgs]) time.Duration { return -1 }
+
 func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &housework{engine: e})
+	river.AddWorker(workers, &lanesWork{engine: e})
 	river.AddWorker(workers, messageWorker{})
+	river.AddWorker(workers, laneWorker{})
 	client, err := river.NewClient(riverpgxv5.New(e.pool), &river.Config{
 		CompletedJobRetentionPeriod: time.Hour,
 		FetchPollInterval:           30 * time.Second,
 		Logger:                      slog.New(quiet{e.log.Handler()}),
-		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(
-			river.PeriodicInterval(time.Hour),
-			func() (river.JobArgs, *river.InsertOpts) {
-				return houseworkArgs{}, &river.InsertOpts{Queue: housekeepingQueue, UniqueOpts: river.UniqueOpts{ByPeriod: time.Hour}}
-			},
-			&river.PeriodicJobOpts{RunOnStart: true},
-		)},
-		Queues:  map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},
-		Schema:  "river",
-		Workers: workers,
+		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{})},
+		Queues:                      map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},
+		Schema:                      "river",
+		Workers:                     workers,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &housekeeping{client}, client.Start(context.WithoutCancel(ctx))
+}
+
+// every makes a job for the leader at its start, and then each period.
+func every(period time.Duration, args river.JobArgs) *river.PeriodicJob {
+	return river.NewPeriodicJob(river.PeriodicInterval(period), func() (river.JobArgs, *river.InsertOpts) {
+		return args, &river.InsertOpts{Queue: housekeepingQueue, UniqueOpts: river.UniqueOpts{ByPeriod: period}}
+	}, &river.PeriodicJobOpts{RunOnStart: true})
 }
 
 func (h *housekeeping) stop(ctx context.Context) error { return h.client.StopAndCancel(ctx) }

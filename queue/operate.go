@@ -92,6 +92,10 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 			return held, err
 		}
 		for moved := int64(1); moved > 0; {
+			var locked int64
+			if err := tx.QueryRow(ctx, lockEdgeLanesSQL, tenant, edges).Scan(&locked); err != nil {
+				return held, err
+			}
 			if err := tx.QueryRow(ctx, trashOpenSQL, tenant, edges, what+" was deleted", by, noSlot).Scan(&moved); err != nil {
 				return held, err
 			}
@@ -115,17 +119,77 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages [
 	for i, m := range messages {
 		processes[i], numbers[i] = m.Process, m.Number
 	}
-	rows, _ := tx.Query(ctx, resendSQL, tenant, processes, numbers, newIDs, by, reason, noSlot)
+	lanes, err := e.lanesOf(ctx, tx, tenant, messages)
+	if err != nil {
+		return nil, nil, err
+	}
+	lane, key, come := make([]int64, len(messages)), make([]string, len(messages)), make([]laneName, 0, len(lanes))
+	for i, m := range messages {
+		if l, ordered := lanes[m]; ordered {
+			lane[i], key[i], come = l.edge, l.key, append(come, l)
+		}
+	}
 	sent := map[process.MessageID]process.MessageID{}
 	var queues []string
-	var id uuid.UUID
-	var from, to, edge int64
-	_, err = pgx.ForEachRow(rows, []any{&id, &from, &to, &edge}, func() error {
-		sent[process.MessageID{Process: id, Number: from}] = process.MessageID{Process: id, Number: to}
-		queues = append(queues, queueName(edge))
-		return nil
+	batch := &pgx.Batch{}
+	queueLanes(batch, come, nil)
+	batch.Queue(resendSQL, tenant, processes, numbers, newIDs, by, reason, noSlot, lane, key).Query(func(rows pgx.Rows) error {
+		var id uuid.UUID
+		var from, to, edge int64
+		_, err := pgx.ForEachRow(rows, []any{&id, &from, &to, &edge}, func() error {
+			sent[process.MessageID{Process: id, Number: from}] = process.MessageID{Process: id, Number: to}
+			queues = append(queues, queueName(edge))
+			return nil
+		})
+		return err
 	})
-	return sent, queues, err
+	return sent, queues, tx.SendBatch(ctx, batch).Close()
+}
+
+// lanesOf tells to which lanes messages of the trash go: those of them that are before nodes that keep order. An edit may
+// lead to another lane than the one that the message came from.
+func (e *Engine) lanesOf(ctx context.Context, tx pgx.Tx, tenant int64, messages []process.MessageID) (map[process.MessageID]laneName, error) {
+	processes, numbers := make([][16]byte, len(messages)), make([]int64, len(messages))
+	for i, m := range messages {
+		processes[i], numbers[i] = m.Process, m.Number
+	}
+	type entry struct {
+		ProcessID uuid.UUID
+		MessageID int64
+		EdgeID    int64
+		LaneKey   *string
+		Edited    bool
+		Headers   map[string]string
+		Body      []byte
+	}
+	rows, _ := tx.Query(ctx, entriesSQL, tenant, processes, numbers)
+	entries, err := pgx.CollectRows(rows, pgx.RowToStructByName[entry])
+	if err != nil {
+		return nil, err
+	}
+	var queues []string
+	for _, t := range entries {
+		queues = append(queues, queueName(t.EdgeID))
+	}
+	if _, err := e.catalog.edgesOf(ctx, queues); err != nil {
+		return nil, err
+	}
+	lanes := map[process.MessageID]laneName{}
+	for _, t := range entries {
+		to := e.catalog.edge(t.EdgeID)
+		if to == nil || !to.to.Ordered() {
+			continue
+		}
+		lane := laneName{tenant: tenant, edge: to.to.in[0].id}
+		switch {
+		case t.Edited:
+			lane = to.laneOf(t.Headers, t.Body)
+		case t.LaneKey != nil:
+			lane.key = *t.LaneKey
+		}
+		lanes[process.MessageID{Process: t.ProcessID, Number: t.MessageID}] = lane
+	}
+	return lanes, nil
 }
 
 // Woke tells runners, after the commit, that messages wait on these queues.
@@ -178,6 +242,9 @@ func terminatePass(ctx context.Context, begin Beginner, id uuid.UUID, tenant int
 			return process.ErrNotFound
 		}
 		if err != nil || before == 0 {
+			return err
+		}
+		if _, err := tx.Exec(ctx, lockProcessLanesSQL, tenant, id); err != nil {
 			return err
 		}
 		rows, _ := tx.Query(ctx, terminateLockSQL, tenant, id)

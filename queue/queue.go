@@ -12,7 +12,7 @@
 // who may do what: callers say for which tenant they act.
 //
 // Read it in the order of the flow: accept.go, fetch.go, deliver.go, handoff.go, and river.go for the statements.
-// lease.go is about dying, catalog.go about what the engine remembers of the configuration.
+// lane.go is about order, lease.go about dying, catalog.go about what the engine remembers of the configuration.
 package queue
 
 import (
@@ -91,6 +91,7 @@ type Engine struct {
 	events  chan *pendingEvent
 	closing chan struct{}    // closed when no more events are taken
 	settled chan *settlement // on their way to a hand-off
+	reads   chan *laneRead   // wishes of runs
 
 	mu       sync.Mutex // guards what follows
 	running  bool       // claims may be made
@@ -144,6 +145,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		events:    make(chan *pendingEvent, 2*flushItems),
 		closing:   make(chan struct{}),
 		settled:   make(chan *settlement, flushItems),
+		reads:     make(chan *laneRead, lanesAtOnce),
 		inFlight:  map[int64]*delivery{},
 		awake:     map[*edge]struct{}{},
 		breakers:  map[workerKey]*limiter.Breaker{},
@@ -196,6 +198,7 @@ func (e *Engine) Start(ctx context.Context) error {
 		e.commits.Go(func() { e.handOffLoop(e.slot + committers + i) })
 	}
 	e.loops.Go(func() { e.fetchLoop(loopCtx) })
+	e.loops.Go(func() { e.readLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })
 	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
 	e.loops.Go(func() { e.listenLoop(loopCtx) })

@@ -201,7 +201,7 @@ func (r *rig) finished(id uuid.UUID) {
 // drained waits until nothing is on an edge any more, and proves that nothing was lost, done twice or kept in use.
 func (r *rig) drained() {
 	r.t.Helper()
-	r.wait(`select not exists (select from river.river_job where kind = 'message') and not exists (select from sluice.process where open <> 0)`)
+	r.wait(`select not exists (select from river.river_job where kind in ('message', 'lane')) and not exists (select from sluice.process where open <> 0)`)
 	r.clean()
 }
 

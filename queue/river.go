@@ -54,7 +54,11 @@ const noSlot = -1
 //
 // It returns the ordinals of the events that are new. One that is missing was refused by the ledger: its key was used
 // before. Keys are inserted in order, so that two flushes with the same keys wait for each other and do not deadlock.
-const acceptSQL = `
+const acceptSQL = acceptStored + `
+select ordinal from fresh`
+
+// acceptStored says of each leg in what state its job is born; one in state lane comes to a lane and is no job.
+const acceptStored = `
 with event as materialized (
     select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::bytea[])
         as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, body)
@@ -67,7 +71,8 @@ with event as materialized (
     select * from event where digest is null or process_id in (select process_id from ledger)
 ), leg as materialized (
     select l.*, f.tenant_id, f.process_id, f.headers, f.body
-    from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bool[]) as l(ordinal, id, payload_id, edge_id, claimed)
+    from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
+        with ordinality as l(ordinal, id, payload_id, edge_id, state, n)
     join fresh f using (ordinal)
 ), new_process as (
     insert into sluice.process (tenant_id, id, version_id, node, total, open)
@@ -78,17 +83,16 @@ with event as materialized (
     from leg
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
-    select id, (case when claimed then 'running' else 'available' end)::river.river_job_state, claimed::int,
-           case when claimed then now() end, case when claimed then array[$16::text] end,
+    select id, state::river.river_job_state, (state = 'running')::int,
+           case when state = 'running' then now() end, case when state = 'running' then array[$16::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
-    from leg
+    from leg where state <> 'lane'
 ), counted as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
     select tenant_id, edge_id, $17::smallint, count(*), 0, sum(octet_length(body)) from leg
     group by tenant_id, edge_id order by tenant_id, edge_id
     ` + addCounts + `
-)
-select ordinal from fresh`
+)`
 
 // processOfJob is the process that a job names. Anyone may put a job on an edge with River's client, with any arguments: a
 // plain cast would let one odd job stop all edges.
@@ -104,13 +108,40 @@ const edgeJobs = `
            case when j.kind = 'message' then ` + processOfJob + ` end as process_id
     from river.river_job j
     join sluice.edge e on 'e' || e.id = j.queue
-    where j.state <> 'completed'`
+    where j.state <> 'completed' and j.kind <> 'lane'
+    union all
+    select w.tenant_id, w.via_id, w.message_id,
+           case when w.place = (select min(f.place) from sluice.lane_message f
+                                where f.tenant_id = w.tenant_id and f.edge_id = w.edge_id and f.key = w.key)
+                then t.state else 'available' end,
+           t.attempted_by[array_upper(t.attempted_by, 1)], w.process_id
+    from sluice.lane_message w
+    join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
+    left join river.river_job t on t.id = l.token and t.kind = 'lane'`
 
-// claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads.
-// It must be planned with index scans: see openFetcher.
+// claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads; of
+// a token, its lane. It must be planned with index scans: see openFetcher.
 const claimSQL = `
 with wanted as (
-    select * from unnest($1::text[], $2::bigint[], $3::int[]) as w(queue, tenant_id, n)
+    select * from unnest($1::text[], $2::bigint[], $3::int[]) as w(queue, tenant_id, n)` + claimWanted + `w.n` + claimTaken
+
+// claimLimitedSQL is claimSQL for nodes that limit how many calls are made at once by all runners together. What the
+// other runners have claimed is counted, so it cannot drift, and a crash is mended by the take-over. $5 are the queues
+// of all edges that lead to the node, with commas between, and $6 is its limit. The edge by which nodes are told apart
+// is locked by lockNodesSQL, a statement before in the same transaction: only so the count is true. A node may be there
+// once.
+const (
+	lockNodesSQL    = `select id from sluice.edge where id = any($1::bigint[]) order by id for no key update`
+	claimLimitedSQL = `
+with wanted as (
+    select * from unnest($1::text[], $2::bigint[], $3::int[], $5::text[], $6::int[]) as w(queue, tenant_id, n, queues, most)` + claimWanted + `(
+            select greatest(least(w.n, w.most - count(*)), 0) from river.river_job r
+            where r.state = 'running' and r.queue = any(string_to_array(w.queues, ','))
+        )` + claimTaken
+)
+
+const (
+	claimWanted = `
 ), picked as (
     select j.id, w.tenant_id
     from wanted w
@@ -118,7 +149,8 @@ with wanted as (
         select id from river.river_job
         where state = 'available' and queue = w.queue and scheduled_at <= now()
         order by priority, scheduled_at, id
-        limit w.n
+        limit `
+	claimTaken = `
         for update skip locked
     ) j
 ), claimed as (
@@ -127,9 +159,14 @@ with wanted as (
     from picked
     where j.id = picked.id
     returning j.id, j.queue, j.attempt, picked.tenant_id, ` + processOfJob + ` as process_id,
+              case when j.kind = 'lane' and j.args->>'edge' ~ '^[0-9]{1,18}$' then (j.args->>'edge')::bigint end as lane_edge,
+              case when j.kind = 'lane' then j.args->>'key' end as lane_key,
               case when j.metadata->>'failures' ~ '^[0-9]{1,6}$' then (j.metadata->>'failures')::int else 0 end as failures
 )
-select c.id, c.queue, c.attempt, c.process_id, c.failures,
+select c.id, c.queue, c.attempt, c.process_id, c.failures, c.lane_key,
+       c.lane_key is not null and exists (
+           select from sluice.lane l
+           where l.tenant_id = c.tenant_id and l.edge_id = c.lane_edge and l.key = c.lane_key and l.token = c.id) as token,
        m.headers::text as headers, coalesce(m.payload_id, m.id) as payload_id,
        coalesce(m.body, (
            -- Joined, it could be planned to read all messages of the process for each.
@@ -140,6 +177,7 @@ from claimed c
 left join sluice.message m on m.tenant_id = c.tenant_id and m.process_id = c.process_id and m.id = c.id
 left join sluice.batch_cursor b on b.tenant_id = c.tenant_id and b.process_id = c.process_id and b.message_id = c.id
 order by c.id`
+)
 
 // handOffSQL is the heart: it completes many messages at their nodes and puts their successors on the next edges, in
 // one statement. done is what was really handed off, and everything else is written for those only. Results are told
@@ -152,7 +190,15 @@ order by c.id`
 // The job of a settled or failed message goes; that of one that stays (retried, unavailable, repeat, page) is put back,
 // or kept by the runner for the next page. A page leaves the claim as it is, so its job says which page is next: sent
 // twice, the statement finds the job changed. A successor is born available, or claimed by the runner that made it.
-const handOffSQL = `
+const handOffSQL = handOffTaken + `
+), done as materialized (
+    select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)` + handOffWritten + `
+select n from done`
+
+// handOffTaken takes messages off their edges, and handOffWritten writes what has become of those that were taken. Of a
+// birth it is said in what state its job is; one in state lane comes to a lane and is no job.
+const (
+	handOffTaken = `
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
                          $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[])
@@ -177,31 +223,30 @@ with item as materialized (
     where j.id = i.id and i.outcome in ('page', 'unavailable', 'repeat', 'retried')
     and j.state = 'running' and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
-    returning i.n
-), done as materialized (
-    select i.* from item i join (select n from gone union all select n from kept) d using (n)
+    returning i.n`
+	handOffWritten = `
 ), born as materialized (
-    select b.id, b.edge_id, b.payload_id, b.claimed, b.headers, b.body, b.size, d.tenant_id, d.process_id, d.id as parent_id
-    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bool[], $22::text[], $23::bytea[], $24::int[])
-        as b(parent, id, edge_id, payload_id, claimed, headers, body, size)
+    select b.n, b.id, b.edge_id, b.payload_id, b.state, b.headers, b.body, b.size, d.tenant_id, d.process_id, d.id as parent_id
+    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], $23::bytea[], $24::int[])
+        with ordinality as b(parent, id, edge_id, payload_id, state, headers, body, size, n)
     join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
     select tenant_id, process_id, id, edge_id, parent_id, nullif(payload_id, 0), headers::jsonb, body from born
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
-    select id, (case when claimed then 'running' else 'available' end)::river.river_job_state, claimed::int,
-           case when claimed then now() end, case when claimed then array[$25::text] end,
+    select id, state::river.river_job_state, (state = 'running')::int,
+           case when state = 'running' then now() end, case when state = 'running' then array[$25::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
-    from born
+    from born where state <> 'lane'
 ), new_attempt as (
     insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason)
     select tenant_id, process_id, id, edge_id, runner::bigint, attempt, page, outcome::sluice.outcome,
            nullif(status, 0), duration_us, nullif(reason, '')
     from done
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
-    select tenant_id, process_id, id, edge_id, attempt, reason from done where outcome = 'failed'
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, lane_key)
+    select tenant_id, process_id, id, edge_id, attempt, reason, lane_key from done where outcome = 'failed'
 ), new_cursor as (
     insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor)
     select tenant_id, process_id, id, page + 1, cursor from done where outcome = 'page'
@@ -242,8 +287,8 @@ with item as materialized (
     select tenant_id, edge_id, $26::smallint, sum(arrived), sum(departed), sum(bytes) from moved
     group by tenant_id, edge_id order by tenant_id, edge_id
     ` + addCounts + `
+)`
 )
-select n from done`
 
 // takeIDsSQL takes ids for jobs, and so for messages, from River's sequence.
 const takeIDsSQL = `select array_agg(nextval('river.river_job_id_seq')) from generate_series(1, $1::int)`
@@ -288,7 +333,7 @@ const (
 	alarmSQL = `
 with due as (
     select id from river.river_job
-    where state in ('retryable', 'scheduled') and scheduled_at <= now() and kind = 'message'
+    where state in ('retryable', 'scheduled') and scheduled_at <= now() and kind in ('message', 'lane')
     order by scheduled_at
     limit 5000
     for update skip locked
@@ -356,12 +401,21 @@ from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select
 
 // resendSQL gives messages of the trash their jobs back: the same message at the same node, attempts counted on. One
 // with an edit is replaced: a new message, child of the failed one, goes on with the edited content and with a key of
-// its own, because a third party that saw the first content under the old key would refuse another.
+// its own, because a third party that saw the first content under the old key would refuse another. Of a message before a
+// node that keeps order, the lane is given, which is locked: it goes to the end of it. entriesSQL tells before what the
+// lanes are told by.
+const entriesSQL = `
+select t.process_id, t.message_id, t.edge_id, t.lane_key, t.edit_id is not null as edited, coalesce(d.headers, '{}') as headers, d.body
+from unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id)
+join sluice.trash t on t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
+left join sluice.decision d on d.tenant_id = t.tenant_id and d.id = t.edit_id`
+
 var resendSQL = `
 with entry as materialized (
-    delete from sluice.trash t using unnest($2::uuid[], $3::bigint[], $4::bigint[]) as w(process_id, message_id, new_id)
+    delete from sluice.trash t
+    using unnest($2::uuid[], $3::bigint[], $4::bigint[], $8::bigint[], $9::text[]) with ordinality as w(process_id, message_id, new_id, lane, key, n)
     where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
-    returning t.*, w.new_id
+    returning t.*, w.new_id, w.lane, w.key, w.n
 ), edit as materialized (
     select e.*, d.headers, d.body from entry e join sluice.decision d on d.tenant_id = e.tenant_id and d.id = e.edit_id
 ), new_message as (
@@ -374,6 +428,7 @@ with entry as materialized (
            jsonb_build_object('process_id', process_id), 'message', 32767,
            case when edit_id is null and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
     from entry left join sluice.batch_cursor c using (tenant_id, process_id, message_id)
+    where lane = 0
 ), old_cursor as (
     -- An edited batch message starts from its first page: its cursor belongs to the content before.
     delete from sluice.batch_cursor c using edit e
@@ -398,7 +453,11 @@ with entry as materialized (
     from (select e.*, d.body from entry e left join edit d using (tenant_id, process_id, message_id)) t ` + sizeOf("t.tenant_id", "t.process_id", "t.message_id") + `
     group by t.tenant_id, t.edge_id order by t.tenant_id, t.edge_id
     ` + addCounts + `
-)
+), arriving as (
+    select n, tenant_id, lane, key, edge_id, process_id, case when edit_id is null then message_id else new_id end as id,
+           case when edit_id is null then attempt else 0 end as attempts
+    from entry where lane <> 0
+), ended as (` + nothingEnded + laneMoves + `
 select process_id, message_id, case when edit_id is null then message_id else new_id end as sent_id, edge_id from entry`
 
 // The statements of terminate run in one transaction: the first locks what can be terminated, so that the second, with
@@ -411,8 +470,25 @@ where j.args @> jsonb_build_object('process_id', $2::uuid) and j.kind = 'message
 and exists (select from sluice.message m where m.tenant_id = $1 and m.process_id = $2 and m.id = j.id)
 order by j.id for update`
 	terminateSQL = `
-with open as materialized (
+with job as (
     delete from river.river_job where id = any($3::bigint[]) and args @> jsonb_build_object('process_id', $2::uuid) returning id
+), waiting as materialized (
+    delete from sluice.lane_message where tenant_id = $1 and process_id = $2 returning *
+), headless as materialized (
+    -- Lanes whose first message goes: the next is at its first attempt, and need not wait for what that waited for.
+    select w.tenant_id, w.edge_id, w.key from waiting w
+    where not exists (
+        select from sluice.lane_message f
+        where f.tenant_id = w.tenant_id and f.edge_id = w.edge_id and f.key = w.key and f.place < w.place)
+), laned as (
+    update sluice.lane l set failures = 0 from headless h
+    where l.tenant_id = h.tenant_id and l.edge_id = h.edge_id and l.key = h.key
+    returning l.token
+), woken as (
+    update river.river_job j set state = 'available', scheduled_at = now() from laned l
+    where j.id = l.token and j.state in ('retryable', 'scheduled')
+), open as materialized (
+    select id from job union all select message_id from waiting
 ), entry as materialized (
     select message_id from sluice.trash where tenant_id = $1 and process_id = $2 order by message_id for update
 ), trashed as (
@@ -438,16 +514,19 @@ where p.tenant_id = $1 and p.id = $2
 returning o.n + t.n`
 )
 
-// heldBySQL counts what a set of edges holds, by place.
+// heldBySQL counts what a set of edges holds, by place. A token that runs or retries stands for the message at the head of
+// its lane.
 const heldBySQL = `
-select coalesce(sum(n) filter (where state = 'available'), 0)::bigint,
+select coalesce(sum(n) filter (where state = 'available' and kind <> 'lane'), 0)::bigint
+       + (select count(*) from sluice.lane_message where tenant_id = $1 and via_id = any($2::bigint[]) and edge_id = any($2::bigint[]))
+       - coalesce(sum(n) filter (where state <> 'available' and kind = 'lane'), 0)::bigint,
        coalesce(sum(n) filter (where state = 'running'), 0)::bigint,
        coalesce(sum(n) filter (where state in ('retryable', 'scheduled')), 0)::bigint,
        (select count(*) from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]))
 from (
-    select state, count(*) as n from river.river_job
+    select state, kind, count(*) as n from river.river_job
     where state in ('available', 'running', 'retryable', 'scheduled') and queue = any(select 'e' || id from unnest($2::bigint[]) as id)
-    group by state
+    group by state, kind
 ) place`
 
 // depthSQL tells what each of the given edges holds. Counters say how much; the head of the queue, one probe of River's
@@ -465,7 +544,7 @@ with edge as (
 ), place as (
     select queue, count(*) filter (where state = 'running') as running, count(*) filter (where state <> 'running') as retrying
     from river.river_job
-    where state in ('running', 'retryable', 'scheduled') and kind = 'message' and queue = any(select queue from edge)
+    where state in ('running', 'retryable', 'scheduled') and queue = any(select queue from edge)
     group by queue
 ), trashed as (
     select edge_id, count(*) as n from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]) group by edge_id
@@ -486,9 +565,10 @@ left join lateral (
 ) head on true
 order by e.number, e.id`
 
-// trashOpenSQL moves what waits or retries on the given edges to the trash. What is running is left to finish.
+// trashOpenSQL moves what waits or retries on the given edges to the trash. What is running is left to finish; of a lane
+// that is worked, that is the message at its head. Lanes are locked before.
 var trashOpenSQL = `
-with gone as (
+with job as (
     delete from river.river_job
     where id in (
         select j.id from river.river_job j
@@ -497,9 +577,26 @@ with gone as (
             select from sluice.message m where m.tenant_id = $1 and m.process_id = ` + processOfJob + ` and m.id = j.id)
         order by j.id limit 10000 for update skip locked)
     returning id, queue, attempt, (args->>'process_id')::uuid as process_id
+), waiting as (
+    delete from sluice.lane_message
+    where (tenant_id, edge_id, key, place) in (
+        select w.tenant_id, w.edge_id, w.key, w.place
+        from sluice.lane_message w
+        join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
+        where w.tenant_id = $1 and w.edge_id = any($2::bigint[]) and w.via_id = any($2::bigint[])
+        and (exists (
+            select from sluice.lane_message f
+            where f.tenant_id = w.tenant_id and f.edge_id = w.edge_id and f.key = w.key and f.place < w.place
+        ) or not exists (select from river.river_job t where t.id = l.token and t.state = 'running'))
+        order by w.edge_id, w.key, w.place limit 10000)
+    returning message_id, via_id, key, attempts, process_id
+), gone as materialized (
+    select id, substr(queue, 2)::bigint as edge_id, null as lane_key, attempt::int as attempt, process_id from job
+    union all
+    select message_id, via_id, key, attempts, process_id from waiting
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
-    select $1, process_id, id, substr(queue, 2)::bigint, attempt, $3 from gone
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, lane_key)
+    select $1, process_id, id, edge_id, attempt, $3, lane_key from gone
 ), new_decision as (
     insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
     select $1, process_id, id, 'trash', $4, $3 from gone
@@ -512,9 +609,9 @@ with gone as (
     from delta d where p.tenant_id = $1 and p.id = d.process_id and (select count(*) from locked) >= 0
 ), counted_edges as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
-    select $1, substr(g.queue, 2)::bigint, $5::smallint, 0, count(*), -sum(s.size)
+    select $1, g.edge_id, $5::smallint, 0, count(*), -sum(s.size)
     from gone g ` + sizeOf("$1", "g.process_id", "g.id") + `
-    group by g.queue order by 2
+    group by g.edge_id order by g.edge_id
     ` + addCounts + `
 )
 select count(*) from gone`

@@ -82,7 +82,10 @@ func (e *Engine) keepWatch(ctx context.Context) error {
 	}
 	e.askReconcile()
 	e.pokeFetcherAnyway()
-	_, err := e.pool.Exec(ctx, cancelledSQL, noSlot)
+	if _, err := e.pool.Exec(ctx, cancelledSQL, noSlot); err != nil {
+		return err
+	}
+	_, err := e.pool.Exec(ctx, reviveTokensSQL)
 	return err
 }
 

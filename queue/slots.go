@@ -24,6 +24,9 @@ type delivery struct {
 	page     int   // of a batch, from 1
 	cursor   string
 	released bool // its slot is free again; guarded by Engine.mu
+
+	run   *run  // of a message of a lane, and of its token; nil: it is a job
+	place int64 // of the message in its lane
 }
 
 // load gives a claim its content. Headers that are nil are read from encoded when the message is delivered.
@@ -51,11 +54,7 @@ func (e *Engine) room(to *edge, now time.Time) int {
 	if !e.running || to.paused || !e.current.fresh() { // what it claimed without a lease would be taken over at once
 		return 0
 	}
-	limit := to.to.Concurrency
-	if limit == 0 {
-		limit = e.config.NodeSlots
-	}
-	n := min(e.slots, limit-to.to.calls)
+	n := min(e.slots, to.to.mostAtOnce(e.config.NodeSlots)-to.to.calls)
 	if n <= 0 {
 		return 0
 	}
@@ -89,13 +88,13 @@ func (e *Engine) unreserve(to *edge, n int) {
 }
 
 // claimBirth takes a slot for a message that is about to be born on an edge, if this runner has room and nothing waits
-// there that came before. It registers the claim before it is sent to the database, so that reconcile never takes it
+// there that came before, and if it need not ask who else makes calls of the node. It registers the claim before it is sent to the database, so that reconcile never takes it
 // for an orphan. The claim ends in launch or abandon. The caller holds the lock.
 func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
 	if l == nil {
 		return nil
 	}
-	if l != e.current || to.backlog || e.room(to, time.Now()) == 0 {
+	if l != e.current || to.backlog || to.to.Ordered() || to.to.limited() || e.room(to, time.Now()) == 0 {
 		return nil
 	}
 	if _, waits := e.awake[to]; waits {
@@ -110,8 +109,14 @@ func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
 	return d
 }
 
-// launch starts the call of a claimed message.
-func (e *Engine) launch(d *delivery) { go e.deliver(d) }
+// launch starts the call of a claimed message, or the work on a claimed lane.
+func (e *Engine) launch(d *delivery) {
+	if d.run != nil {
+		go e.workLane(d.run)
+		return
+	}
+	go e.deliver(d)
+}
 
 // abandon gives up a claim that did not come to be, or whose fate is unknown.
 func (e *Engine) abandon(d *delivery) {

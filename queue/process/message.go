@@ -129,14 +129,14 @@ func Body(ctx context.Context, db DB, tenant int64, id MessageID) ([]byte, error
 	return body, found(err)
 }
 
-// messagesSQL finds out where messages are: by the job of the same number, the entry in the trash, the decision that
+// messagesSQL finds out where messages are: by the job of the same number, the lane, the entry in the trash, the decision that
 // settled it, or its last attempt. All of it is one statement, so one snapshot. The limits in the laterals keep each a
 // probe by key, whatever the planner thinks of the tables: above all river_job is never read through.
 const messagesSQL = `
 select m.process_id, m.id, m.parent_id, d.replaced_by, t.name as topology, v.number as version, e.from_node as from, e.to_node as node,
        case when j.state = 'running' then 'running'
             when j.state in ('retryable', 'scheduled') then 'retrying'
-            when j.state is not null then 'waiting'
+            when j.state is not null or w.place is not null then 'waiting'
             when r.message_id is not null then 'trash'
             when d.verdict = 'replace' then 'replaced'
             when d.verdict = 'reject' then 'rejected'
@@ -158,7 +158,18 @@ left join lateral (
     limit 1
 ) p on true
 left join lateral (
-    select j.state, j.scheduled_at from river.river_job j where j.id = m.id limit 1
+    -- Before a node that keeps order it waits in a lane instead, and the lane's token stands for the one at the head.
+    select w.place, case when not exists (
+               select from sluice.lane_message f
+               where f.tenant_id = w.tenant_id and f.edge_id = w.edge_id and f.key = w.key and f.place < w.place
+           ) then l.token end as token
+    from sluice.lane_message w
+    join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
+    where w.tenant_id = m.tenant_id and w.process_id = m.process_id and w.message_id = m.id
+    limit 1
+) w on true
+left join lateral (
+    select j.state, j.scheduled_at from river.river_job j where j.id = coalesce(w.token, case when w.place is null then m.id end) limit 1
 ) j on true
 left join lateral (
     select r.message_id from sluice.trash r
