@@ -57,7 +57,7 @@ type batchItemView struct {
 const batchText = "One event a line: `{\"key\": …, \"headers\": {…}, \"body\": …}`. `body` is any JSON value, of which the bytes from its first to its last character are kept as they are; instead of it may stand `text`, " +
 	"or `base64` for bytes. The content type is `application/json` with a `body`, `text/plain; charset=utf-8` with a `text`, and none with `base64`, unless `headers` has one. `key` makes sending again harmless.\n\n" +
 	"Events are independent: a line that is refused has its reason among `items`, and the others are stored all the same. A problem for the call as a whole means that nothing was stored, " +
-	"but for 503, which leaves it open. At most 10,000 events a call."
+	"but for 503, which leaves it open. A reason with `retry_after`, such as that the topology is full, may be gone after as many seconds: send those events again. At most 10,000 events a call."
 
 func (g *gateway) addBatch() {
 	openapi.Describe[batchInput, answer[batchView]](g.api, huma.Operation{
@@ -172,7 +172,8 @@ func keepsAllOut(err error) bool {
 			return true
 		}
 	}
-	return false
+	_, full := errors.AsType[*queue.FullError](err)
+	return full
 }
 
 // batchResult gathers what became of the events of a call.

@@ -66,6 +66,7 @@ type acceptedOutput struct {
 
 const eventText = "The answer comes when the event is durable. Its body is kept and handed on byte by byte, whatever it is; an empty one is a body too, and a compressed one " +
 	"stays compressed. With it go the content type, the headers that the server is configured to keep, and each header `Sluice-Header-<Name>` under its name, its value percent-decoded. " +
+	"A 429 says that nothing was accepted because more comes in than can be stored, or because the topology has as much open as its `bounds` allow. " +
 	"A 503 that says so leaves open whether the event was stored: send it again with the same `Idempotency-Key`."
 
 func (g *gateway) addEvents() {

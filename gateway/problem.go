@@ -61,6 +61,7 @@ func (g *gateway) translate(err error) *openapi.Problem {
 	var scope *scopeError
 	var invalid *topology.InvalidError
 	var holds *queue.HoldsError
+	var full *queue.FullError
 	switch {
 	case errors.As(err, &scope):
 		return openapi.Forbidden.Because("%s", scope)
@@ -68,6 +69,8 @@ func (g *gateway) translate(err error) *openapi.Problem {
 		return invalidTopology(invalid)
 	case errors.As(err, &holds):
 		return openapi.HoldsMessages.Because("%s", holds).Counting(holds.Held.Total())
+	case errors.As(err, &full):
+		return openapi.TooManyRequests.Because("%s; this event was not accepted", full).Retry(max(full.RetryAfter, time.Second))
 	}
 	for _, p := range problems {
 		if errors.Is(err, p.err) {

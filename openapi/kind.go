@@ -52,7 +52,7 @@ var (
 	InvalidTopology = Kind{"invalid-topology", http.StatusUnprocessableEntity, "Topology is not valid",
 		"The topology file has mistakes. `errors` names each with its place and how to mend it."}
 	TooManyRequests = Kind{"too-many-requests", http.StatusTooManyRequests, "Too many requests",
-		"More comes in than can be stored, or this caller sends more than its share. Nothing was accepted: wait as long as `Retry-After` says."}
+		"More comes in than can be stored, the topology has as much open as its `bounds` allow, or this caller sends more than its share. Nothing was accepted: wait as long as `Retry-After` says."}
 	HeadersTooLarge = Kind{"headers-too-large", http.StatusRequestHeaderFieldsTooLarge, "Headers too large",
 		"The headers together are larger than this server accepts."}
 	Internal = Kind{"internal-error", http.StatusInternalServerError, "Internal error",
@@ -77,7 +77,10 @@ func (k Kind) Because(format string, args ...any) *Problem {
 }
 
 func (k Kind) problem(detail string) *Problem {
-	return &Problem{Type: "/problems/" + k.Code, Title: k.Title, Status: k.Status, Code: k.Code, Detail: detail}
+	return &Problem{
+		Type: "/problems/" + k.Code, Title: k.Title, Status: k.Status, Code: k.Code, Detail: detail,
+		RetryAfter: defaultRetry(k.Status),
+	}
 }
 
 // kindOf returns the most general kind with a status.

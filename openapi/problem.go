@@ -27,9 +27,30 @@ type Problem struct {
 	Messages  *int64   `json:"messages,omitempty" doc:"How many messages are in question, where the problem is about them"`
 	Errors    []Detail `json:"errors,omitempty" doc:"The single mistakes, where the request has several"`
 
-	// RetryAfter is told in the header Retry-After, rounded up to a second. Zero leaves the header out, but for 429
-	// and 503, which have always one.
-	RetryAfter time.Duration `json:"-"`
+	// RetryAfter is told in the header Retry-After, too. Zero leaves it out, but for 429 and 503, which always have one.
+	RetryAfter Seconds `json:"retry_after,omitempty" doc:"After how many seconds trying again makes sense"`
+}
+
+// Seconds is a time span that is told in whole seconds, rounded up.
+type Seconds time.Duration
+
+func (s Seconds) whole() int64 { return int64((time.Duration(s) + time.Second - 1) / time.Second) }
+
+// MarshalJSON implements json.Marshaler.
+func (s Seconds) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, s.whole(), 10), nil }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *Seconds) UnmarshalJSON(data []byte) error {
+	var n int32
+	err := json.Unmarshal(data, &n)
+	*s = Seconds(time.Duration(n) * time.Second)
+	return err
+}
+
+// Schema implements huma.SchemaProvider.
+func (Seconds) Schema(huma.Registry) *huma.Schema {
+	least := 1.0
+	return &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Examples: []any{1}}
 }
 
 // Detail is one mistake in a request.
@@ -61,7 +82,7 @@ func (p *Problem) With(errs ...Detail) *Problem {
 
 // Retry sets when the client may try again.
 func (p *Problem) Retry(after time.Duration) *Problem {
-	p.RetryAfter = after
+	p.RetryAfter = Seconds(after)
 	return p
 }
 
@@ -196,16 +217,24 @@ func (p *Problem) completed(ctx context.Context, u *url.URL) *Problem {
 	if q.RequestID == "" {
 		q.RequestID = RequestID(ctx)
 	}
-	if q.RetryAfter <= 0 && (q.Status == http.StatusTooManyRequests || q.Status == http.StatusServiceUnavailable) {
-		q.RetryAfter = time.Second
+	if q.RetryAfter <= 0 {
+		q.RetryAfter = defaultRetry(q.Status)
 	}
 	return &q
+}
+
+// defaultRetry is when to try again after a refusal with that status that does not know better. 0: it will not help.
+func defaultRetry(status int) Seconds {
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		return Seconds(time.Second)
+	}
+	return 0
 }
 
 func (p *Problem) headers(set func(name, value string)) {
 	set("Cache-Control", "no-store")
 	if p.RetryAfter > 0 {
-		set("Retry-After", strconv.FormatInt(int64((p.RetryAfter+time.Second-1)/time.Second), 10))
+		set("Retry-After", strconv.FormatInt(p.RetryAfter.whole(), 10))
 	}
 	if p.Status == http.StatusUnauthorized {
 		set("WWW-Authenticate", `Bearer realm="sluice"`)
