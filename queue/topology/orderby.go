@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -319,13 +320,7 @@ func (s *scanner) take(c byte) bool {
 // find returns the bytes of the value at the end of the path.
 func (s *scanner) find(path []segment) ([]byte, bool) {
 	for depth, to := range path {
-		found := false
-		if to.isItem {
-			found = s.toItem(to.index, depth+1)
-		} else {
-			found = s.toMember(to.name, depth+1)
-		}
-		if !found {
+		if to.isItem && !s.toItem(to.index, depth+1) || !to.isItem && !s.toMember(to.name, depth+1) {
 			return nil, false
 		}
 	}
@@ -401,10 +396,8 @@ func (s *scanner) key() ([]byte, bool) {
 }
 
 func same(key []byte, name string) bool {
-	for _, c := range key {
-		if c == '\\' {
-			return unquote(key) == name
-		}
+	if bytes.IndexByte(key, '\\') >= 0 {
+		return unquote(key) == name
 	}
 	return string(key) == name
 }
@@ -561,11 +554,7 @@ func hex4[T string | []byte](s T, i int) rune {
 // surrogate pair becomes bytes that are no UTF-8, so that texts that differ in it
 // still differ.
 func unquote(raw []byte) string {
-	plain := true
-	for _, c := range raw {
-		plain = plain && c != '\\'
-	}
-	if plain {
+	if bytes.IndexByte(raw, '\\') < 0 {
 		return string(raw)
 	}
 	b := make([]byte, 0, len(raw))
