@@ -16,7 +16,7 @@ import (
 	"sluice/queue/topology"
 )
 
-// Errors of [Engine.Accept] beside those of package topology.
+// Errors of [Engine.Accept] beside those of package topology, and [*FullError].
 var (
 	ErrNoNode      = errors.New("topology has no such start node")
 	ErrKeyReused   = errors.New("idempotency key was used with another body")
@@ -123,7 +123,7 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 		body := sha256.Sum256(ev.Body)
 		p.digest, p.bodyDigest = scope[:16], body[:16]
 	}
-	return p, nil
+	return p, e.admit(ctx, p)
 }
 
 // submit queues an event for the next commit.

@@ -85,6 +85,7 @@ type Engine struct {
 	log     *slog.Logger
 	catalog *catalog
 	ids     *idBlock
+	gauges  gauges
 	clock   *databaseClock
 	slot    int16 // the first of those that its loops count in
 
@@ -142,6 +143,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		pool: pool, config: c, log: c.Logger,
 		clock:     &databaseClock{},
 		ids:       &idBlock{pool: pool},
+		gauges:    gauges{known: map[topologyKey]*gauge{}},
 		events:    make(chan *pendingEvent, 2*flushItems),
 		closing:   make(chan struct{}),
 		settled:   make(chan *settlement, flushItems),
@@ -167,6 +169,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	for i := range int16(committers) {
 		e.accepts.Go(func() { e.acceptLoop(e.slot + i) })
 	}
+	e.accepts.Go(e.gaugeLoop)
 	return e, nil
 }
 

@@ -115,7 +115,7 @@ const handOffLanesSQL = handOffTaken + `
     select j.id
     from river.river_job j
     join (select distinct s.token, s.claim, i.runner from spot s join item i using (n) where s.token <> 0) t on t.token = j.id
-    where j.state = 'running' and j.attempt = t.claim and j.attempted_by[array_upper(j.attempted_by, 1)] = t.runner
+    where (j.state = 'running') is true and j.attempt = t.claim and j.attempted_by[array_upper(j.attempted_by, 1)] = t.runner
     order by j.id
     for update of j
 ), worked as (
