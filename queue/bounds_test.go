@@ -1,0 +1,66 @@
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"sluice/queue"
+	"sluice/queue/worker"
+)
+
+// A topology takes events up to its bound, says when to come again, and takes more when there is room; others are not
+// touched by that.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	r := start(t, `
+topology: flow
+bounds: {messages: 50}
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: custom, worker: demo}
+`, func(ctx context.Context, req worker.Request) (worker.Result, error) {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return passOn(req), nil
+	})
+	post := func(body []byte) error {
+		_, err := r.engine.Accept(t.Context(), queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: body})
+		return err
+	}
+	for range 50 {
+		ok(t, post([]byte("x")))
+	}
+	var full *queue.FullError
+	if err := post([]byte("x")); !errors.As(err, &full) || full.What != "messages" || full.Holds != 50 || full.Bound != 50 || full.RetryAfter < time.Second {
+		t.Fatalf("the 51st: %+v", err)
+	}
+	close(release)
+	r.drained()
+	until(t, "room again", func() bool { return post([]byte("x")) == nil })
+	r.drained()
+
+	r.publish(`
+topology: flow
+bounds: {bytes: 10KiB}
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: custom, worker: absent}
+`)
+	until(t, "the other version's bound", func() bool {
+		if err := post(make([]byte, 4<<10)); err != nil {
+			full = nil
+			return errors.As(err, &full) && full.What == "bytes" && full.Bound == 10<<10
+		}
+		return false
+	})
+	depths, err := queue.DepthOf(t.Context(), r.pool, tenant, "flow", 2)
+	ok(t, err)
+	if len(depths) != 1 || depths[0].Messages < 3 || depths[0].Bytes != depths[0].Messages*4<<10 || depths[0].From != "in" || depths[0].To != "a" {
+		t.Errorf("%+v", depths)
+	}
+}
