@@ -51,15 +51,14 @@ nodes:
   in: {kind: start, followers: [a]}
   a: {kind: custom, worker: absent}
 `)
-	until(t, "the other version's bound", func() bool {
-		if err := post(make([]byte, 4<<10)); err != nil {
-			full = nil
-			return errors.As(err, &full) && full.What == "bytes" && full.Bound == 10<<10
-		}
-		return false
+	var depths []queue.EdgeDepth
+	until(t, "the other version's bound", func() bool { // what went to the version before counts until it is seen to have left
+		err := post(make([]byte, 4<<10))
+		var errDepth error
+		depths, errDepth = queue.DepthOf(t.Context(), r.pool, tenant, "flow", 2)
+		ok(t, errDepth)
+		return errors.As(err, &full) && full.What == "bytes" && full.Bound == 10<<10 && depths[0].Messages >= 3
 	})
-	depths, err := queue.DepthOf(t.Context(), r.pool, tenant, "flow", 2)
-	ok(t, err)
 	if len(depths) != 1 || depths[0].Messages < 3 || depths[0].Bytes != depths[0].Messages*4<<10 || depths[0].From != "in" || depths[0].To != "a" {
 		t.Errorf("%+v", depths)
 	}
