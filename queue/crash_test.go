@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -327,6 +329,75 @@ func TestKill(t *testing.T) {
 	if len(took) == 0 {
 		t.Error("no kill hit a claim")
 	}
+}
+
+// A runner is killed after a time that nobody chose, again and again, while events flow steadily; another is started at
+// once. Nothing is lost, nothing has an effect twice, and what the dead had under way goes on soon.
+func TestKillAtRandom(t *testing.T) {
+	t.Parallel()
+	kills, rate := bySize(3, 200), 62 // events a second: of eight messages each, on average
+	db := pgtest.New(t)
+	pool, err := queue.Open(t.Context(), db.URL, 12)
+	ok(t, err)
+	t.Cleanup(pool.Close)
+	r := newRig(t, pool)
+	s := newSink(t, stormFlow)
+	r.moveWorker(s.url)
+	r.publish(storm)
+	gateway, err := queue.New(t.Context(), pool, queue.Config{}) // it is not killed here
+	ok(t, err)
+	t.Cleanup(func() { ok(t, gateway.Stop(context.Background())) })
+	const lease = 2 * time.Second
+	running := []*node{startNode(t, db.URL, lease), startNode(t, db.URL, lease)}
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var sent int
+	var senders sync.WaitGroup
+	senders.Go(func() {
+		began := time.Now()
+		for ; ctx.Err() == nil; sent++ {
+			event := queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Key: fmt.Sprint("key ", sent), Body: []byte(event(sent))}
+			senders.Go(func() {
+				if _, err := gateway.Accept(context.WithoutCancel(ctx), event); err != nil {
+					t.Errorf("%s: %v", event.Body, err)
+				}
+			})
+			time.Sleep(time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(rate)))) //nolint:forbidigo // the pace of the load
+		}
+	})
+	var mu sync.Mutex
+	var took []time.Duration
+	hit := 0
+	var watchers sync.WaitGroup
+	for k := range kills {
+		time.Sleep(200*time.Millisecond + rand.N(2800*time.Millisecond)) //nolint:forbidigo // when the kill comes is up to chance
+		dead := running[k%2]
+		dead.kill()
+		killed := time.Now()
+		running[k%2] = startNode(t, db.URL, lease)
+		watchers.Go(func() {
+			if held := r.takenOver([]string{dead.name}, killed); held > 0 {
+				mu.Lock()
+				defer mu.Unlock()
+				hit += held
+				took = append(took, time.Since(killed))
+			}
+		})
+	}
+	stop()
+	senders.Wait()
+	watchers.Wait()
+	want := stormEffects(t, sent)
+	progress(t, s, 1, len(want))
+	r.drained()
+	s.prove(r, want)
+	slices.Sort(took)
+	if len(took) == 0 {
+		t.Fatal("no kill hit a claim")
+	}
+	t.Logf("%d kills while %d events flowed, %d claims of the dead; taken over after p50 %v, p99 %v, max %v", kills, sent, hit,
+		took[len(took)/2].Round(10*time.Millisecond), took[len(took)*99/100].Round(10*time.Millisecond), took[len(took)-1].Round(10*time.Millisecond))
 }
 
 // takenOver waits until no message is claimed by dead nodes, and returns how many were at first.
