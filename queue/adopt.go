@@ -59,9 +59,9 @@ func (e *Engine) adoptToLane(ctx context.Context, d *delivery) {
 }
 
 // from is the node that an edge leaves.
-func (e *edge) from() string {
-	for _, s := range e.version.Edges {
-		if s.ID == e.id {
+func (to *edge) from() string {
+	for _, s := range to.version.Edges {
+		if s.ID == to.id {
 			return s.From
 		}
 	}

@@ -116,6 +116,7 @@ func check(ctx context.Context, tx pgx.Tx) (Report, error) {
 		{"session", c.open},
 		{"messages", c.checkMessages},
 		{"processes", c.checkProcesses},
+		{"lanes", c.checkLanes},
 		{"counters of edges", c.checkEdges},
 		{"idempotency keys", c.checkKeys},
 		{"foreign jobs", c.countForeign},
@@ -360,6 +361,18 @@ func (c *checker) judgeProcess(a account) {
 	}
 }
 
+// checkLanes proves that every lane in which messages wait has its one token, and that its messages stand within it.
+func (c *checker) checkLanes(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, wrongLanesSQL)
+	var edge int64
+	var key, rule, detail string
+	_, err := pgx.ForEachRow(rows, []any{&edge, &key, &rule, &detail}, func() error {
+		c.violation(rule, queueName(edge), "lane %q: %s", key, detail)
+		return nil
+	})
+	return err
+}
+
 // checkEdges compares what the counters of edges say with what is there.
 func (c *checker) checkEdges(ctx context.Context, tx pgx.Tx) error {
 	rows, _ := tx.Query(ctx, wrongCountsSQL)
@@ -499,6 +512,29 @@ select coalesce(p.id, f.process_id) as id, coalesce(p.version_id, 0) as version_
        coalesce(f.first_version <> p.version_id or f.last_version <> p.version_id, false) as versions_differ
 from found f
 full join sluice.process p on p.tenant_id = f.tenant_id and p.id = f.process_id`
+
+	// wrongLanesSQL returns the lanes that are not as they must be, and tokens of no lane. A token that was cancelled or
+	// deleted through River is put right by itself.
+	wrongLanesSQL = `
+with waiting as (
+    select tenant_id, edge_id, key, count(*) as n, min(place) as first, max(place) as last
+    from sluice.lane_message group by tenant_id, edge_id, key
+), token as (` + laneJobs + `
+), lane as (
+    select coalesce(l.edge_id, w.edge_id) as edge_id, coalesce(l.key, w.key) as key, l.token, l.head, l.tail, w.n, w.first, w.last
+    from sluice.lane l full join waiting w using (tenant_id, edge_id, key)
+)
+select edge_id, key, 'lane-missing', n || ' messages wait in it, and it is not there' from lane where tail is null
+union all
+select edge_id, key, 'lane-stuck', n || ' messages wait and there is no token' from lane where n > 0 and tail is not null and token is null
+union all
+select edge_id, key, 'lane-torn', 'messages stand at ' || first || ' to ' || last || ', it reaches from ' || head || ' to before ' || tail
+from lane where first < head or last >= tail
+union all
+select t.edge_id, t.key, 'token-stray', 'job ' || t.id || ' is not its token'
+from token t left join sluice.lane l on l.edge_id = t.edge_id and l.key = t.key and l.token = t.id
+where l.token is null
+order by 1, 2, 3`
 
 	// wrongCountsSQL returns the edges whose counters differ from what they hold.
 	wrongCountsSQL = `

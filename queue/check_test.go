@@ -338,3 +338,41 @@ func TestCheckWhileRunning(t *testing.T) {
 	}
 	t.Logf("%d of 20 looks saw messages on their way", moving)
 }
+
+// A lane that is not as it must be is named.
+func TestCheckLanes(t *testing.T) {
+	t.Parallel()
+	held := make(chan struct{})
+	r := start(t, strings.Replace(laned, "concurrency: 1", "concurrency: 1, timeout: 1m", 1), func(ctx context.Context, q worker.Request) (worker.Result, error) {
+		select {
+		case <-held:
+		case <-ctx.Done():
+		}
+		return passOn(q), nil
+	})
+	t.Cleanup(func() { close(held) })
+	s := &scattered{rig: r}
+	for range 3 {
+		r.accept("in", "x")
+	}
+	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'running')`)
+	for _, c := range []struct {
+		name, sql string
+		want      string
+	}{
+		{"as it is", `select`, "[]"},
+		{"no token", `update sluice.lane set token = null`, "[lane-stuck token-stray]"},
+		{"no lane", `delete from sluice.lane`, "[lane-missing token-stray]"},
+		{"out of its bounds", `update sluice.lane set head = 2`, "[lane-torn]"},
+		{"two tokens", `insert into river.river_job (args, kind, max_attempts, queue) values ('{"edge": 1, "key": ""}', 'lane', 5, 'e1')`, "[token-stray]"},
+		{"message gone", `delete from sluice.lane_message where place = 3`, "[message-lost counter-wrong depth-wrong]"},
+	} {
+		var rules []string
+		for _, v := range s.checkAfter(t, c.sql).Violations {
+			rules = append(rules, v.Rule)
+		}
+		if got := fmt.Sprint(rules); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -55,3 +55,6 @@ func Paused(e *Engine, queue string) bool {
 	}
 	return false
 }
+
+// RestoreTokensSQL puts tokens back that were deleted.
+const RestoreTokensSQL = restoreTokensSQL

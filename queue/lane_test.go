@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
 	"sluice/migrations/pgtest"
 	"sluice/queue"
+	"sluice/queue/process"
 	"sluice/queue/worker"
 )
 
@@ -144,5 +148,178 @@ nodes:
 		if o.most[node] > most || o.most[node] == 0 {
 			t.Errorf("%d calls of %s at once, want %d at most", o.most[node], node, most)
 		}
+	}
+}
+
+// laned is a topology whose node works one message after the other.
+const laned = `
+topology: flow
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: custom, worker: demo, concurrency: 1, retry: {attempts: 2, initial: 5ms, max: 5ms}}
+`
+
+// What people do to messages in a lane keeps the lane going: it is terminated from the head, the middle and as it is
+// called; what failed comes back to the end; the topology is emptied.
+func TestLaneIsTouched(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	var mu sync.Mutex
+	var got []string
+	broken := true
+	r := start(t, laned, func(ctx context.Context, q worker.Request) (worker.Result, error) {
+		body := string(q.Body)
+		if body == "gate" {
+			select {
+			case <-gate:
+			case <-ctx.Done():
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if body == "fail" && broken {
+			return worker.Result{}, &worker.Failure{Class: worker.Rejected, Reason: "no"}
+		}
+		got = append(got, body)
+		return passOn(q), nil
+	})
+	ended := func(id uuid.UUID) {
+		t.Helper()
+		_, err := queue.Terminate(t.Context(), func(_ context.Context, do func(pgx.Tx) error) error { return r.begin(do) }, id, tenant, "ann", "")
+		ok(t, err)
+	}
+	atGate := r.accept("in", "gate")
+	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'running')`)
+	one := r.accept("in", "1")
+	failing := r.accept("in", "fail")
+	two := r.accept("in", "2")
+	three := r.accept("in", "3")
+	r.clean()
+	messages, err := process.Messages(t.Context(), r.pool, tenant, one, 0, 5)
+	ok(t, err)
+	if len(messages) != 1 || messages[0].Place != process.PlaceWaiting {
+		t.Errorf("behind the gate: %+v", messages)
+	}
+	if messages, err = process.Messages(t.Context(), r.pool, tenant, atGate, 0, 5); err != nil || messages[0].Place != process.PlaceRunning {
+		t.Errorf("at the gate: %+v, %v", messages, err)
+	}
+	held, err := queue.HeldBy(t.Context(), r.pool, tenant, "flow", 0)
+	if want := (queue.Held{Waiting: 4, Running: 1}); err != nil || held != want {
+		t.Errorf("held %+v, %v, want %+v", held, err, want)
+	}
+	ended(two)
+	ended(atGate) // while it is called: what it returns is not wanted
+	close(gate)
+	r.wait(`select exists (select from sluice.trash where lane_key = '')`)
+	r.finished(three)
+	r.drained()
+	broken = false
+	resend(t, r, failing)
+	r.finished(failing)
+	r.drained()
+	mu.Lock()
+	if order := fmt.Sprint(got); order != "[gate 1 3 fail]" {
+		t.Errorf("worked %s", order)
+	}
+	mu.Unlock()
+
+	gate = make(chan struct{})
+	held = queue.Held{}
+	for range 5 {
+		r.accept("in", "gate")
+	}
+	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'running')`)
+	ok(t, r.begin(func(tx tx) error {
+		held, err = queue.Delete(t.Context(), tx, tenant, "flow", 0, queue.Trash, "ann")
+		return err
+	}))
+	if n := one64(r, `select count(*) from sluice.trash`); n != 4 || held.Total() != 5 {
+		t.Errorf("%d in the trash, %+v held", n, held)
+	}
+	close(gate)
+	r.drained()
+}
+
+func one64(r *rig, sql string) int64 { return one[int64](r, sql) }
+
+// resend approves what a process has in the trash.
+func resend(t *testing.T, r *rig, id uuid.UUID) {
+	t.Helper()
+	number := one[int64](r, `select message_id from sluice.trash where process_id = $1`, id)
+	var queues []string
+	ok(t, r.begin(func(tx tx) (err error) {
+		_, queues, err = r.engine.Resend(t.Context(), tx, tenant, []process.MessageID{{Process: id, Number: number}}, "ann", "")
+		return err
+	}))
+	r.engine.Woke(t.Context(), queues)
+}
+
+// A batch before which order is kept turns its pages before the next message is called, and goes on at its page after it
+// was in the trash.
+func TestBatchInLane(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var got []string
+	var failed bool
+	r := start(t, `
+topology: flow
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: batch, worker: demo, concurrency: 1, followers: [b], retry: {attempts: 3, initial: 5ms, max: 5ms}}
+  b: {kind: custom, worker: demo}
+`, func(_ context.Context, q worker.Request) (worker.Result, error) {
+		if q.Node == "b" {
+			return passOn(q), nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if string(q.Body) == "1" && q.Page == 3 && !failed {
+			failed = true
+			return worker.Result{}, &worker.Failure{Class: worker.Rejected, Reason: "no"}
+		}
+		got = append(got, fmt.Sprintf("%s/%d%s", q.Body, q.Page, q.Cursor))
+		result := passOn(q)
+		if q.Page < 4 {
+			result.Cursor = fmt.Sprint("-", q.Page+1)
+		}
+		return result, nil
+	})
+	first := r.accept("in", "1")
+	r.wait(`select exists (select from sluice.trash)`)
+	second := r.accept("in", "2")
+	r.finished(second)
+	resend(t, r, first)
+	r.finished(first)
+	r.drained()
+	if order := fmt.Sprint(got); order != "[1/1 1/2-2 2/1 2/2-2 2/3-3 2/4-4 1/3-3 1/4-4]" {
+		t.Errorf("pages %s", order)
+	}
+}
+
+// River's client sees a lane as one job. A queue that it pauses stands still; a token that it cancels or deletes comes
+// back; what it inserts waits its turn.
+func TestLaneAndRiver(t *testing.T) {
+	t.Parallel()
+	o := newOrderly(t, 0)
+	r := newRig(t, pgtest.New(t).Pool())
+	r.engine = newEngine(t, r.pool, queue.Config{Caller: o})
+	r.publish(laned)
+	r.exec(`update river.river_queue set paused_at = now() where name = 'e1'`)
+	until(t, "the pause", func() bool { return queue.Paused(r.engine, "e1") })
+	for i := range 5 {
+		r.accept("in", fmt.Sprint("k ", i+1))
+	}
+	if n := one64(r, `select count(*) from river.river_job where kind in ('lane', 'message')`); n != 1 {
+		t.Errorf("%d jobs, want the token", n)
+	}
+	r.exec(`update river.river_job set state = 'cancelled', finalized_at = now() where kind = 'lane'`)
+	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'available')`)
+	r.exec(`insert into river.river_job (args, kind, max_attempts, queue) values ('{"order": 1}', 'order', 5, 'e1')`)
+	r.exec(`delete from river.river_job where kind = 'lane'`)
+	r.exec(queue.RestoreTokensSQL)
+	r.exec(`update river.river_queue set paused_at = null where name = 'e1'`)
+	r.drained()
+	if o.done["a k"] != 5 || o.calls != 6 {
+		t.Errorf("%d calls, %v", o.calls, o.done)
 	}
 }

@@ -116,7 +116,7 @@ const edgeJobs = `
                 then t.state else 'available' end,
            t.attempted_by[array_upper(t.attempted_by, 1)], w.process_id
     from sluice.lane_message w
-    join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
+    left join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
     left join river.river_job t on t.id = l.token and t.kind = 'lane'`
 
 // claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads; of

@@ -264,6 +264,11 @@ limit 1000
 on conflict do nothing`
 )
 
+// laneJobs is a query for the jobs that are tokens, with the lanes that they name.
+const laneJobs = `
+    select id, case when args->>'edge' ~ '^[0-9]{1,18}$' then (args->>'edge')::bigint else 0 end as edge_id, coalesce(args->>'key', '') as key
+    from river.river_job where kind = 'lane' and state not in ('cancelled', 'discarded', 'completed')`
+
 // forgetLanesSQL deletes lanes that have been idle for a while.
 const forgetLanesSQL = `
 delete from sluice.lane where (tenant_id, edge_id, key) in (
