@@ -286,7 +286,7 @@ func explain(err error) string {
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
 	case errors.As(err, &refused):
-		return refused.Error() + advice(refused)
+		return err.Error() + advice(refused)
 	}
 	return err.Error()
 }

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -400,4 +404,53 @@ func TestNotSluice(t *testing.T) {
 	if calls.Load() != 2 {
 		t.Errorf("%d calls: a redirect was followed", calls.Load())
 	}
+}
+
+// Events that there is no room for are sent again when the server says so, and none of them twice; where nothing is taken
+// for long, the command says why.
+func TestSendWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var stored []string
+	calls := 0
+	full := `{"type":"/problems/too-many-requests","title":"Too many requests","status":429,"code":"too-many-requests","detail":"topology shop is full","retry_after":1}`
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls++
+		if calls == 1 || strings.Contains(r.URL.Path, "/topologies/full/") {
+			rw.Header().Set("Content-Type", "application/problem+json")
+			rw.Header().Set("Retry-After", "1")
+			rw.WriteHeader(http.StatusTooManyRequests)
+			_, _ = io.WriteString(rw, full)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		var items []string
+		accepted, refused := 0, 0
+		for i, text := range strings.Split(strings.TrimSpace(string(body)), "\n") {
+			switch {
+			case strings.Contains(text, "bad"):
+				refused++
+				items = append(items, fmt.Sprintf(`{"line":%d,"error":{"title":"bad","status":422,"code":"validation-failed","detail":"it is bad"}}`, i+1))
+			case accepted == 2:
+				refused++
+				items = append(items, fmt.Sprintf(`{"line":%d,"error":%s}`, i+1, full))
+			default:
+				accepted++
+				stored = append(stored, text)
+				items = append(items, fmt.Sprintf(`{"line":%d,"correlation_id":"x"}`, i+1))
+			}
+		}
+		rw.WriteHeader(http.StatusAccepted)
+		fmt.Fprintf(rw, `{"accepted":%d,"duplicates":0,"refused":%d,"items":[%s]}`, accepted, refused, strings.Join(items, ","))
+	}))
+	defer s.Close()
+	w := newWorld(t).with("SLUICE_URL", s.URL).with("SLUICE_API_KEY", "k")
+	w.typing("1\n2\n\"bad\"\n3\n\n4\n5\n").run("send", "shop", "in", "--ndjson").exits(exitFailed).
+		says("5 accepted, 0 accepted before, 1 refused").complains("line 3: it is bad")
+	if want := []string{`{"body":1}`, `{"body":2}`, `{"body":3}`, `{"body":4}`, `{"body":5}`}; !slices.Equal(stored, want) || calls != 4 {
+		t.Errorf("stored %q in %d calls", stored, calls)
+	}
+	w.typing("1\n").run("send", "full", "in", "--ndjson", "--timeout", "500ms").exits(exitFailed).complains("no event was taken for 500ms", "topology shop is full")
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -80,7 +81,7 @@ type sendCmd struct {
 	IdempotencyKey string        `short:"k" placeholder:"TEXT" help:"Makes sending again harmless. With --ndjson, the number of the line is added to it."`
 	Ndjson         bool          `help:"Each line is an event of its own."`
 	Wait           bool          `help:"Wait until the process has ended."`
-	Timeout        time.Duration `default:"10m" help:"How long to wait at most."`
+	Timeout        time.Duration `default:"10m" help:"How long to wait at most: for the end, or with --ndjson until the topology has room for another event."`
 }
 
 func (sendCmd) Help() string {
@@ -189,6 +190,26 @@ type sent struct {
 	Refused    int `json:"refused"`
 }
 
+// tally is what became of events so far.
+type tally struct {
+	mu   sync.Mutex
+	sent sent
+}
+
+func (t *tally) add(more sent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent.Accepted += more.Accepted
+	t.sent.Duplicates += more.Duplicates
+	t.sent.Refused += more.Refused
+}
+
+func (t *tally) now() sent {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sent
+}
+
 // batchView is the answer to one call that carried many events.
 type batchView struct {
 	sent
@@ -204,12 +225,13 @@ func (c sendCmd) sendLines(ctx context.Context, p *program, api *client) error {
 		return err
 	}
 	defer r.Close()
-	var total sent
+	var so tally
 	done := p.during(5*time.Second, func(time.Duration) string {
-		return fmt.Sprintf("%d events accepted so far.", total.Accepted)
+		return fmt.Sprintf("%d events accepted so far.", so.now().Accepted)
 	})
-	err = c.sendBatches(ctx, p, api, r, &total)
+	err = c.sendBatches(ctx, p, api, r, &so)
 	done()
+	total := so.now()
 	if err != nil && total.Accepted+total.Duplicates > 0 {
 		return fmt.Errorf("%w: %d events were accepted before that; with an --idempotency-key it is safe to send all again", err, total.Accepted+total.Duplicates)
 	}
@@ -227,45 +249,24 @@ func (c sendCmd) sendLines(ctx context.Context, p *program, api *client) error {
 	return nil
 }
 
-func (c sendCmd) sendBatches(ctx context.Context, p *program, api *client, r io.Reader, total *sent) error {
+func (c sendCmd) sendBatches(ctx context.Context, p *program, api *client, r io.Reader, so *tally) error {
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(nil, maxLine)
-	var batch bytes.Buffer
-	var numbers []int // of the lines in the batch
-	flush := func() error {
-		if len(numbers) == 0 {
-			return nil
-		}
-		answer, err := c.sendBatch(ctx, api, batch.Bytes())
-		if err != nil {
-			return err
-		}
-		total.Accepted += answer.Accepted
-		total.Duplicates += answer.Duplicates
-		total.Refused += answer.Refused
-		for i, item := range answer.Items {
-			if item.Error != nil && i < len(numbers) {
-				p.note("line %d: %s", numbers[i], (&apiError{Problem: *item.Error}).Error())
-			}
-		}
-		batch.Reset()
-		numbers = numbers[:0]
-		return nil
-	}
+	var batch []numbered
+	size := 0
 	for n := 1; scanner.Scan(); n++ {
 		body := bytes.TrimSpace(scanner.Bytes())
 		if len(body) == 0 {
 			continue
 		}
-		encoded := c.envelope(n, body)
-		if len(numbers) == batchEvents || batch.Len()+len(encoded) > batchBytes {
-			if err := flush(); err != nil {
+		event := numbered{n, c.envelope(n, body)}
+		if len(batch) == batchEvents || size+len(event.text) > batchBytes {
+			if err := c.sendBatch(ctx, p, api, batch, so); err != nil {
 				return err
 			}
+			batch, size = nil, 0
 		}
-		batch.Write(encoded)
-		batch.WriteByte('\n')
-		numbers = append(numbers, n)
+		batch, size = append(batch, event), size+len(event.text)
 	}
 	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
 		return fmt.Errorf("a line is longer than %d bytes: send that event by itself", maxLine)
@@ -273,7 +274,13 @@ func (c sendCmd) sendBatches(ctx context.Context, p *program, api *client, r io.
 	if scanner.Err() != nil {
 		return scanner.Err()
 	}
-	return flush()
+	return c.sendBatch(ctx, p, api, batch, so)
+}
+
+// numbered is a line of the input as it is sent.
+type numbered struct {
+	number int
+	text   []byte
 }
 
 // envelope is one event among many. By hand, because encoding/json would write the body anew.
@@ -306,27 +313,65 @@ func (c sendCmd) envelope(number int, body []byte) []byte {
 	return b.Bytes()
 }
 
-// maxPatience bounds how often a call is made again that the server has no time for.
-const maxPatience = 20
-
-// sendBatch sends one batch, as soon as the server has time for it. After a 503 nobody knows what was stored, so then it
-// takes a key to send again.
-func (c sendCmd) sendBatch(ctx context.Context, api *client, lines []byte) (batchView, error) {
-	for try := 1; ; try++ {
+// sendBatch sends events until each of them is stored, or refused for good. Those that the server has no time or no room
+// for are sent again when it says, which is how it slows us down; patience ends when nothing at all was taken for long.
+func (c sendCmd) sendBatch(ctx context.Context, p *program, api *client, events []numbered, so *tally) error {
+	progress := time.Now()
+	for len(events) > 0 {
+		var body bytes.Buffer
+		for _, e := range events {
+			body.Write(e.text)
+			body.WriteByte('\n')
+		}
 		got, err := ask[batchView](ctx, api, request{
-			method: http.MethodPost, path: c.path() + "/batch", body: lines, timeout: 5 * time.Minute,
+			method: http.MethodPost, path: c.path() + "/batch", body: body.Bytes(), timeout: 5 * time.Minute,
 			headers: map[string]string{"Content-Type": "application/x-ndjson"},
 		})
-		var refused *apiError
-		busy := errors.As(err, &refused) && (refused.Status == http.StatusTooManyRequests ||
-			refused.Status == http.StatusServiceUnavailable && c.IdempotencyKey != "")
-		if !busy || try == maxPatience {
-			return got.Shown, err
+		var left []numbered
+		var reason *apiError
+		switch {
+		case err == nil:
+			left, reason = c.sortOut(p, events, got.Shown, so)
+		case errors.As(err, &reason) && c.maySendAgain(reason.Problem):
+			left = events
+		default:
+			return err
+		}
+		switch {
+		case len(left) < len(events):
+			progress = time.Now()
+		case time.Since(progress) > c.Timeout:
+			return fmt.Errorf("no event was taken for %s: %w", c.Timeout, reason)
+		}
+		if events = left; len(events) == 0 {
+			return nil
 		}
 		select {
-		case <-time.After(max(refused.retryAfter, time.Second)):
+		case <-time.After(max(reason.retryAfter, time.Duration(reason.RetryAfter), time.Second)):
 		case <-ctx.Done():
-			return batchView{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// sortOut counts what became of events and tells why some were refused. It returns those to send again, with the reason.
+func (c sendCmd) sortOut(p *program, events []numbered, got batchView, so *tally) (left []numbered, reason *apiError) {
+	so.add(sent{Accepted: got.Accepted, Duplicates: got.Duplicates})
+	for i, item := range got.Items {
+		switch {
+		case item.Error == nil || i >= len(events):
+		case c.maySendAgain(*item.Error):
+			left, reason = append(left, events[i]), &apiError{Problem: *item.Error}
+		default:
+			so.add(sent{Refused: 1})
+			p.note("line %d: %s", events[i].number, (&apiError{Problem: *item.Error}).Error())
+		}
+	}
+	return left, reason
+}
+
+// maySendAgain tells whether a refusal will pass. After a 503 nobody knows what was stored, so then it takes a key.
+func (c sendCmd) maySendAgain(p openapi.Problem) bool {
+	return p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable && c.IdempotencyKey != ""
 }
