@@ -55,6 +55,7 @@ type pendingEvent struct {
 	digest     []byte  // of the key and what it belongs to; nil without a key
 	bodyDigest []byte
 	done       chan acceptResult
+	hold       hold // what a large body takes while it waits
 }
 
 type acceptResult struct {
@@ -128,8 +129,12 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 
 // submit queues an event for the next commit.
 func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
+	if err := e.weigh(ctx, p); err != nil {
+		return err
+	}
 	select {
 	case <-e.closing:
+		p.hold.Release()
 		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
 	default:
 	}
@@ -137,8 +142,10 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	case e.events <- p:
 		return nil
 	case <-e.closing:
+		p.hold.Release()
 		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
 	case <-ctx.Done():
+		p.hold.Release()
 		return ErrOverloaded
 	}
 }
@@ -176,6 +183,9 @@ func (e *Engine) acceptLoop(slot int16) {
 			}
 		}
 		e.acceptBatch(slot, batch)
+		for _, p := range batch {
+			p.hold.Release()
+		}
 	}
 }
 
@@ -184,6 +194,7 @@ func (e *Engine) turnAway() {
 	for {
 		select {
 		case p := <-e.events:
+			p.hold.Release()
 			p.done <- acceptResult{err: fmt.Errorf("%w: this node is shutting down", ErrUnavailable)}
 		default:
 			return
@@ -294,7 +305,7 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		if n == 0 || legs[n-1].event != leg.event {
 			payload = 0 // the first leg of an event carries the body
 		}
-		leg.claim = e.claimBirth(l, leg.edge, ids[n])
+		leg.claim = e.claimBirth(l, leg.edge, ids[n], len(p.Body))
 		if leg.claim != nil {
 			leg.claim.load(p.process, p.Headers, p.headers, p.Body, cmp.Or(payload, ids[n]))
 		}

@@ -16,17 +16,19 @@ func (e *Engine) adopt(ctx context.Context, d *delivery) {
 	process := e.clock.newProcessID()
 	var headers string
 	var body []byte
+	var size int
 	timed, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	err := pgx.BeginFunc(timed, e.pool, func(tx pgx.Tx) error {
 		return tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant, noSlot).
-			Scan(&headers, &body)
+			Scan(&headers, &body, &size)
 	})
 	if err != nil {
 		e.refuseAdoption(ctx, d, err)
 		return
 	}
 	d.load(process, nil, headers, body, d.id)
+	d.size = size
 	e.launch(d)
 }
 

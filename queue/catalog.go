@@ -42,7 +42,9 @@ type node struct {
 	byName map[string]*edge
 	worker workerKey
 
-	calls int // under way in this runner; guarded by Engine.mu
+	// Guarded by Engine.mu.
+	calls  int    // under way in this runner
+	bodies *share // nil until a large one comes
 }
 
 // workerKey names a worker.
@@ -57,6 +59,8 @@ type catalog struct {
 	pool   *pgxpool.Pool
 	clock  *databaseClock // set whenever the database is asked anyway
 	flight singleflight.Group
+
+	replies *memory // for replies of workers
 
 	mu       sync.RWMutex
 	versions map[int64]*version
@@ -184,6 +188,7 @@ func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, err
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		w.Room = c.replies.roomForReplies()
 		config.workers[key.name] = w
 		return w, nil
 	})

@@ -40,8 +40,17 @@ type settlement struct {
 	failures   int           // attempts used up, for one that stays
 	cursor     string        // of the next page
 	successors []successor
-	refused    bool // it stands for one that Postgres refused
-	committed  bool // of one under a token, when its run has been told; guarded by its lock until then
+	room       worker.Room // what the reply takes; nil: nothing
+	refused    bool        // it stands for one that Postgres refused
+	committed  bool        // of one under a token, when its run has been told; guarded by its lock until then
+}
+
+// drop gives back what a settlement takes of memories, when it is decided.
+func (s *settlement) drop() {
+	s.d.hold.Release()
+	if s.room != nil {
+		s.room.Release()
+	}
 }
 
 // leaves tells whether the message leaves its edge.
@@ -49,10 +58,13 @@ func (s *settlement) leaves() bool {
 	return s.outcome == outcomeDone || s.outcome == outcomeFiltered || s.outcome == outcomeFailed
 }
 
-// nextPage is the delivery of a batch's next page.
+// nextPage is the delivery of a batch's next page. A large body is loaded again.
 func (s *settlement) nextPage() *delivery {
 	next := *s.d
 	next.page, next.cursor, next.failures = s.d.page+1, s.cursor, 0
+	if next.size > smallBody {
+		next.body, next.hold = nil, hold{}
+	}
 	return &next
 }
 
@@ -68,7 +80,7 @@ type successor struct {
 
 // size is what the settlement weighs in a flush.
 func (s *settlement) size() int {
-	n := 200
+	n := 200 + len(s.d.body)
 	for i := range s.successors {
 		n += 200 + len(s.successors[i].body) + len(s.successors[i].encoded)
 	}
@@ -85,6 +97,7 @@ func (e *Engine) deliver(d *delivery) {
 		e.settle(s)
 	case lost:
 		e.abandon(d)
+		e.askReconcile() // when the runner stops, others need not wait for its end
 	default:
 		e.giveBack(d)
 	}
@@ -99,7 +112,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 			return &settlement{d: d, outcome: outcomeFailed, reason: "its stored headers cannot be read: " + err.Error()}, false
 		}
 	}
-	if !e.awaitLease(d) {
+	if !e.fill(d) || !e.awaitLease(d) {
 		return nil, true
 	}
 	n := d.edge.to
@@ -125,7 +138,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 		Body:          d.body,
 		Deadline:      start.Add(timeout),
 	})
-	s := &settlement{d: d, status: result.Status, duration: time.Since(start)}
+	s := &settlement{d: d, status: result.Status, duration: time.Since(start), room: result.Room}
 	var failure *worker.Failure
 	switch {
 	case err == nil:

@@ -148,7 +148,8 @@ type claimedRow struct {
 	ProcessID *uuid.UUID
 	Failures  int
 	Headers   *string
-	Body      []byte
+	Body      []byte // of a small one
+	Size      int
 	PayloadID *int64
 	Page      int
 	Cursor    string
@@ -192,6 +193,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 			continue
 		}
 		d.load(*row.ProcessID, nil, *row.Headers, row.Body, *row.PayloadID)
+		d.size = row.Size
 		launch = append(launch, d)
 	}
 	for i := range wants {

@@ -128,6 +128,7 @@ func (e *Engine) leave(batch []*settlement) {
 			continue
 		}
 		e.abandon(s.d)
+		s.drop()
 	}
 }
 
@@ -141,6 +142,7 @@ func (e *Engine) refuse(slot int16, s *settlement, err error) {
 			r.conclude(s, false, false, false)
 			return
 		}
+		s.drop()
 		e.giveBack(s.d)
 		return
 	}
@@ -149,7 +151,7 @@ func (e *Engine) refuse(slot int16, s *settlement, err error) {
 		said = pg.Message
 	}
 	e.handOff(slot, []*settlement{{
-		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, refused: true,
+		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, refused: true, room: s.room,
 		reason: fmt.Sprintf("worker %s gave a result that Postgres refuses: %q", s.d.edge.to.Worker, said),
 	}})
 }
@@ -251,7 +253,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 			if payload != 0 {
 				body = nil
 			}
-			d := e.claimBirth(f.life, next.edge, id)
+			d := e.claimBirth(f.life, next.edge, id, len(next.body))
 			state := bornWaiting
 			switch {
 			case d != nil:
@@ -287,7 +289,7 @@ func (a *itemArrays) add(s *settlement) {
 	a.failures = append(a.failures, int32(s.failures))
 	a.cursors = append(a.cursors, s.cursor)
 	a.made = append(a.made, int32(len(s.successors)))
-	a.sizes = append(a.sizes, int32(len(d.body)))
+	a.sizes = append(a.sizes, int32(d.size))
 }
 
 func (a *bornArrays) add(parent int, id, payload int64, state string, next *successor, body []byte) {
@@ -413,6 +415,7 @@ func (e *Engine) finish(f *flush, done []bool, news laneNews) {
 // conclude ends a settlement's delivery, or goes on with the next page of a batch.
 func (e *Engine) conclude(s *settlement, committed bool) {
 	d := s.d
+	s.drop()
 	if s.outcome == outcomePage && committed {
 		next := s.nextPage()
 		e.mu.Lock()

@@ -18,13 +18,14 @@ import (
 // again, in order.
 
 const (
-	firstRead    = 50                     // messages that are read of a lane at first; each time it was not enough, twice as many
-	mostRead     = 800                    // and most
-	readBytes    = 1 << 20                // of bodies that are read of a lane at once
-	mostOpen     = 1000                   // results of a lane that are not committed yet
-	turn         = 100 * time.Millisecond // after which a lane gives its slot to others that wait
-	lanesAtOnce  = 200                    // lanes that are read by one statement
-	outcomeYield = outcome("yield")       // gives a token back; no attempt
+	firstRead     = 50                     // messages that are read of a lane at first; each time it was not enough, twice as many
+	mostRead      = 800                    // and most
+	readBytes     = 1 << 20                // of small bodies that are read of a lane at once, while there are few lanes
+	mostOpen      = 1000                   // results of a lane that are not committed yet
+	mostOpenBytes = flushBytes             // of them
+	turn          = 100 * time.Millisecond // after which a lane gives its slot to others that wait
+	lanesAtOnce   = 200                    // lanes that are read by one statement
+	outcomeYield  = outcome("yield")       // gives a token back; no attempt
 )
 
 // laneName names a lane.
@@ -56,13 +57,14 @@ type run struct {
 	short  bool        // the last time there were fewer
 	called bool
 
-	mu      sync.Mutex
-	results []*settlement // that no committer has taken
-	open    int           // results that are not committed
-	taken   bool          // a committer is at it, or has been told
-	lost    bool          // the token is someone else's, or nobody knows
-	idle    bool          // nothing waits in the lane, and the token is gone
-	changed chan struct{} // something was committed
+	mu        sync.Mutex
+	results   []*settlement // that no committer has taken
+	open      int           // results that are not committed
+	openBytes int           // of them
+	taken     bool          // a committer is at it, or has been told
+	lost      bool          // the token is someone else's, or nobody knows
+	idle      bool          // nothing waits in the lane, and the token is gone
+	changed   chan struct{} // something was committed
 }
 
 func newRun(token *delivery, key string) *run {
@@ -88,6 +90,9 @@ func (e *Engine) workLane(r *run) {
 		}
 		r.called = true
 		s, lost := e.attempt(d)
+		if s == nil {
+			d.hold.Release()
+		}
 		switch {
 		case lost:
 			return
@@ -97,7 +102,7 @@ func (e *Engine) workLane(r *run) {
 		}
 		r.push(e, s)
 		if s.leaves() {
-			r.await(func() bool { return r.open < mostOpen })
+			r.await(func() bool { return r.open < mostOpen && r.openBytes < mostOpenBytes })
 		} else {
 			r.await(func() bool { return r.open == 0 })
 		}
@@ -179,6 +184,7 @@ func (r *run) push(e *Engine, s *settlement) {
 	r.mu.Lock()
 	r.results = append(r.results, s)
 	r.open++
+	r.openBytes += s.size()
 	tell := !r.taken
 	r.taken = true
 	r.mu.Unlock()
@@ -207,9 +213,11 @@ func (r *run) release() (more bool) {
 
 // conclude notes that one of the results is decided.
 func (r *run) conclude(s *settlement, committed, held, idle bool) {
+	s.drop()
 	r.mu.Lock()
 	s.committed = committed
 	r.open--
+	r.openBytes -= s.size()
 	r.idle = r.idle || idle
 	r.lost = r.lost || !held
 	r.mu.Unlock()
@@ -278,7 +286,8 @@ type laneRow struct {
 	Attempts  int
 	Headers   string
 	PayloadID int64
-	Body      []byte
+	Body      []byte // of a small one
+	Size      int
 	Cursor    string
 }
 
@@ -318,6 +327,7 @@ func (r *run) load(e *Engine, rows []laneRow) {
 			d.page = row.Page
 		}
 		d.load(row.ProcessID, nil, row.Headers, row.Body, row.PayloadID)
+		d.size = row.Size
 		r.read = append(r.read, d)
 		r.place = row.Place + 1
 	}
@@ -361,13 +371,20 @@ func (e *Engine) readLanes(ctx context.Context, wishes []*laneRead) error {
 		tenants, edges, keys = append(tenants, r.lane.tenant), append(edges, r.lane.edge), append(keys, r.lane.key)
 		tokens, places, most = append(tokens, r.token.id), append(places, r.place), append(most, int32(r.most))
 	}
-	rows, _ := e.pool.Query(ctx, readLanesSQL, tenants, edges, keys, tokens, places, most, readBytes)
+	rows, _ := e.pool.Query(ctx, readLanesSQL, tenants, edges, keys, tokens, places, most, e.readBytes())
 	read, err := pgx.CollectRows(rows, pgx.RowToStructByName[laneRow])
 	for _, row := range read {
 		w := wishes[row.N-1]
 		w.rows = append(w.rows, row)
 	}
 	return err
+}
+
+// readBytes is how much is read of a lane at once, so that all that are worked do not take more than there is memory.
+func (e *Engine) readBytes() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return min(readBytes, e.config.Memory/int64(max(e.config.Slots-e.slots, 1)))
 }
 
 // laneArrays are lanes as arguments of a statement, a column each.

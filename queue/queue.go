@@ -54,6 +54,11 @@ type Config struct {
 	// Sweep is how often a runner looks for work that nobody told it about. Default 1 s.
 	Sweep time.Duration
 
+	// Memory is how many bytes the bodies in flight take that are larger than 64 KiB: as much for those that are sent to
+	// workers, again for what workers answer, and again for events that wait to be stored. One node, or worker, takes half
+	// of it at most. Default 256 MiB. Too little and large messages wait for each other.
+	Memory int64
+
 	// KeyTTL is how long an idempotency key is remembered at least. Default 24 h.
 	KeyTTL time.Duration
 
@@ -89,6 +94,10 @@ type Engine struct {
 	clock   *databaseClock
 	slot    int16 // the first of those that its loops count in
 
+	bodies  *memory       // of messages that are sent to workers
+	waiting *share        // of the memory of events that wait for their commit
+	loading chan struct{} // taken by those who load a body
+
 	events  chan *pendingEvent
 	closing chan struct{}    // closed when no more events are taken
 	settled chan *settlement // on their way to a hand-off
@@ -110,6 +119,8 @@ type Engine struct {
 	tasks     *housekeeping
 
 	stopFetch context.CancelFunc
+	startCtx  context.Context // of what comes before a call; ends when the runner stops
+	cutStarts context.CancelFunc
 	callCtx   context.Context // of all calls; stored because calls outlive whoever started them
 	cutCalls  context.CancelFunc
 	dbCtx     context.Context // of what must reach the database after calls
@@ -135,6 +146,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	c.Lease = orDefault(c.Lease, 10*time.Second)
 	c.Beat = orDefault(c.Beat, c.Lease/5)
 	c.Sweep = orDefault(c.Sweep, time.Second)
+	c.Memory = orDefault(c.Memory, 256<<20)
 	c.KeyTTL = orDefault(c.KeyTTL, 24*time.Hour)
 	if c.Caller == nil {
 		c.Caller = worker.NewClient(worker.Config{})
@@ -144,6 +156,9 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		clock:     &databaseClock{},
 		ids:       &idBlock{pool: pool},
 		gauges:    gauges{known: map[topologyKey]*gauge{}},
+		bodies:    newMemory(c.Memory),
+		waiting:   newMemory(c.Memory).whole(),
+		loading:   make(chan struct{}, loaders),
 		events:    make(chan *pendingEvent, 2*flushItems),
 		closing:   make(chan struct{}),
 		settled:   make(chan *settlement, flushItems),
@@ -156,6 +171,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		orphans:   make(chan struct{}, 1),
 	}
 	e.catalog = newCatalog(pool, e.clock)
+	e.catalog.replies = newMemory(c.Memory)
 	if err := e.clock.read(ctx, pool); err != nil {
 		return nil, fmt.Errorf("read the database's clock: %w", err)
 	}
@@ -173,7 +189,7 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	return e, nil
 }
 
-func orDefault[T int | time.Duration](v, byDefault T) T {
+func orDefault[T int | int64 | time.Duration](v, byDefault T) T {
 	if v <= 0 {
 		return byDefault
 	}
@@ -193,6 +209,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	loopCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stopFetch = stop
 	e.callCtx, e.cutCalls = context.WithCancel(context.WithoutCancel(ctx))
+	e.startCtx, e.cutStarts = context.WithCancel(e.callCtx)
 	e.dbCtx, e.cutDB = context.WithCancel(context.WithoutCancel(ctx))
 	e.mu.Lock()
 	e.running, e.slots = true, e.config.Slots
@@ -227,6 +244,7 @@ func (e *Engine) stopRunner(ctx context.Context) error {
 	e.mu.Lock()
 	e.running = false
 	e.mu.Unlock()
+	e.cutStarts()
 	// When the time is up, calls are cut off and their messages given back. What cannot reach the database is cut off a
 	// little later, and leaves claims behind that others take over when the lease is out.
 	defer context.AfterFunc(ctx, func() {

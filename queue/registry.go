@@ -132,10 +132,14 @@ func (e *Engine) TestWorker(ctx context.Context, tenant int64, name, action stri
 		return worker.Result{}, err
 	}
 	id := e.clock.newProcessID().String()
-	return e.config.Caller.Call(ctx, target, worker.Request{
+	result, err := e.config.Caller.Call(ctx, target, worker.Request{
 		Action: action, MessageID: id + "-0", CorrelationID: id, Topology: "test", Node: "test", Attempt: 1,
 		Headers: headers, Body: body, Deadline: time.Now().Add(testTimeout),
 	})
+	if result.Room != nil {
+		result.Room.Release()
+	}
+	return result, err
 }
 
 // markWorker notes for people that a worker went down, or came back when reason is empty.

@@ -119,9 +119,9 @@ const edgeJobs = `
     left join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
     left join river.river_job t on t.id = l.token and t.kind = 'lane'`
 
-// claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads; of
-// a token, its lane. It must be planned with index scans: see openFetcher.
-const claimSQL = `
+// claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads, but
+// for large ones: see fill; of a token, its lane. It must be planned with index scans: see openFetcher.
+var claimSQL = `
 with wanted as (
     select * from unnest($1::text[], $2::bigint[], $3::int[]) as w(queue, tenant_id, n)` + claimWanted + `w.n` + claimTaken
 
@@ -130,7 +130,7 @@ with wanted as (
 // of all edges that lead to the node, with commas between, and $6 is its limit. The edge by which nodes are told apart
 // is locked by lockNodesSQL, a statement before in the same transaction: only so the count is true. A node may be there
 // once.
-const (
+var (
 	lockNodesSQL    = `select id from sluice.edge where id = any($1::bigint[]) order by id for no key update`
 	claimLimitedSQL = `
 with wanted as (
@@ -140,7 +140,7 @@ with wanted as (
         )` + claimTaken
 )
 
-const (
+var (
 	claimWanted = `
 ), picked as (
     select j.id, w.tenant_id
@@ -168,16 +168,34 @@ select c.id, c.queue, c.attempt, c.process_id, c.failures, c.lane_key,
            select from sluice.lane l
            where l.tenant_id = c.tenant_id and l.edge_id = c.lane_edge and l.key = c.lane_key and l.token = c.id) as token,
        m.headers::text as headers, coalesce(m.payload_id, m.id) as payload_id,
-       coalesce(m.body, (
-           -- Joined, it could be planned to read all messages of the process for each.
-           select p.body from sluice.message p where p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = m.payload_id
-       )) as body,
-       coalesce(b.page, 0) as page, coalesce(b.cursor, '') as cursor
+       case when octet_length(b.body) <= ` + maxClaimedBody + ` then b.body end as body, coalesce(octet_length(b.body), 0) as size,
+       coalesce(k.page, 0) as page, coalesce(k.cursor, '') as cursor
 from claimed c
 left join sluice.message m on m.tenant_id = c.tenant_id and m.process_id = c.process_id and m.id = c.id
-left join sluice.batch_cursor b on b.tenant_id = c.tenant_id and b.process_id = c.process_id and b.message_id = c.id
+left join sluice.batch_cursor k on k.tenant_id = c.tenant_id and k.process_id = c.process_id and k.message_id = c.id
+left join lateral (
+    -- Joined, the payload could be planned to be found by reading all messages of the process for each.
+    select coalesce(m.body, (
+        select p.body from sluice.message p where p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = m.payload_id
+    )) as body
+    offset 0
+) b on true
 order by c.id`
 )
+
+// maxClaimedBody is smallBody.
+var maxClaimedBody = strconv.Itoa(smallBody)
+
+// loadSQL reads the body of a message; of one that is a job and not in a lane, if the claim still stands.
+const loadSQL = `
+select coalesce(m.body, (
+    select p.body from sluice.message p where p.tenant_id = m.tenant_id and p.process_id = m.process_id and p.id = m.payload_id
+))
+from sluice.message m
+where m.tenant_id = $1 and m.process_id = $2 and m.id = $3
+and ($6 or exists (
+    select from river.river_job j
+    where j.id = m.id and j.state = 'running' and j.attempt = $4 and j.attempted_by[array_upper(j.attempted_by, 1)] = $5::text))`
 
 // handOffSQL is the heart: it completes many messages at their nodes and puts their successors on the next edges, in
 // one statement. done is what was really handed off, and everything else is written for those only. Results are told
@@ -620,7 +638,7 @@ select count(*) from gone`
 
 // adoptSQL gives a claimed job that another program inserted its process and message. The arguments as text are the
 // body; the job's own then name the process, as every message's do.
-const adoptSQL = `
+var adoptSQL = `
 with job as (
     update river.river_job
     set args = jsonb_build_object('process_id', $3::uuid), kind = 'message', max_attempts = 32767, metadata = metadata - 'failures' - 'page'
@@ -637,4 +655,4 @@ with job as (
 )
 insert into sluice.message (tenant_id, process_id, id, edge_id, headers, body)
 select $2, $3, id, $6, '{"content-type": "application/json"}', body from arguments
-returning headers::text, body`
+returning headers::text, case when octet_length(body) <= ` + maxClaimedBody + ` then body end, octet_length(body)`

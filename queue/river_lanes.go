@@ -167,34 +167,39 @@ select 'idle', id from dropped
 union all
 select 'woke', next_edge from moved_lane where next_edge is not null and (new_token is not null or stays in ('yield', 'unavailable'))`
 
-// readLanesSQL reads lanes from where their holders have read to: up to $6 messages of each, fewer where bodies are
-// large, and at least one. It tells what is true of the one at the head.
-const readLanesSQL = `
+// readLanesSQL reads lanes from where their holders have read to: up to $6 messages of each, fewer where bodies come to
+// $7 bytes, and at least one. It tells what is true of the one at the head. Bodies that are large are loaded later: see
+// fill.
+var readLanesSQL = `
 select w.n, x.place, x.process_id, x.message_id, x.via_id,
        case when x.place = l.head then l.before end as before, case when x.place = l.head then l.failures else 0 end as failures,
-       x.attempts, x.headers, x.payload_id, x.body, coalesce(b.page, 1) as page, coalesce(b.cursor, '') as cursor
+       x.attempts, x.headers, x.payload_id, x.body, x.size, coalesce(b.page, 1) as page, coalesce(b.cursor, '') as cursor
 from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::int[])
     with ordinality as w(tenant_id, edge_id, key, token, place, most, n)
 join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key and l.token = w.token
 cross join lateral (
-    select r.*, sum(octet_length(r.body)) over (order by r.place) as read
+    select s.*, sum(octet_length(s.body)) over (order by s.place) as read
     from (
-        select m.place, m.process_id, m.message_id, m.via_id, m.attempts, c.headers::text as headers, coalesce(c.payload_id, c.id) as payload_id,
-               coalesce(c.body, (
-                   select p.body from sluice.message p where p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = c.payload_id
-               )) as body
-        from sluice.lane_message m
-        cross join lateral (
-            select * from sluice.message c
-            where c.tenant_id = m.tenant_id and c.process_id = m.process_id and c.id = m.message_id limit 1
-        ) c
-        where m.tenant_id = w.tenant_id and m.edge_id = w.edge_id and m.key = w.key and m.place >= greatest(w.place, l.head)
-        order by m.place
-        limit w.most
-    ) r
+        select r.place, r.process_id, r.message_id, r.via_id, r.attempts, r.headers, r.payload_id,
+               octet_length(r.body) as size, case when octet_length(r.body) <= ` + maxClaimedBody + ` then r.body end as body
+        from (
+            select m.place, m.process_id, m.message_id, m.via_id, m.attempts, c.headers::text as headers, coalesce(c.payload_id, c.id) as payload_id,
+                   coalesce(c.body, (
+                       select p.body from sluice.message p where p.tenant_id = c.tenant_id and p.process_id = c.process_id and p.id = c.payload_id
+                   )) as body
+            from sluice.lane_message m
+            cross join lateral (
+                select * from sluice.message c
+                where c.tenant_id = m.tenant_id and c.process_id = m.process_id and c.id = m.message_id limit 1
+            ) c
+            where m.tenant_id = w.tenant_id and m.edge_id = w.edge_id and m.key = w.key and m.place >= greatest(w.place, l.head)
+            order by m.place
+            limit w.most
+        ) r
+    ) s
 ) x
 left join sluice.batch_cursor b on b.tenant_id = w.tenant_id and b.process_id = x.process_id and b.message_id = x.message_id
-where x.read - octet_length(x.body) < $7
+where coalesce(x.read - coalesce(octet_length(x.body), 0), 0) < $7
 order by w.n, x.place`
 
 // adoptLaneSQL is adoptSQL for a job on an edge to a node that keeps order: its message comes to a lane, and the job goes.

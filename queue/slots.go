@@ -20,6 +20,8 @@ type delivery struct {
 	headers  map[string]string
 	encoded  string // headers as stored
 	body     []byte
+	size     int   // of the body, which is loaded later if it is large
+	hold     hold  // what a large body takes
 	payload  int64 // the message whose row has the body
 	page     int   // of a batch, from 1
 	cursor   string
@@ -31,7 +33,7 @@ type delivery struct {
 
 // load gives a claim its content. Headers that are nil are read from encoded when the message is delivered.
 func (d *delivery) load(id uuid.UUID, headers map[string]string, encoded string, body []byte, payload int64) {
-	d.process, d.headers, d.encoded, d.body, d.payload = id, headers, encoded, body, payload
+	d.process, d.headers, d.encoded, d.body, d.size, d.payload = id, headers, encoded, body, len(body), payload
 }
 
 // messageID is the message's public id.
@@ -87,10 +89,11 @@ func (e *Engine) unreserve(to *edge, n int) {
 	}
 }
 
-// claimBirth takes a slot for a message that is about to be born on an edge, if this runner has room and nothing waits
-// there that came before, and if it need not ask who else makes calls of the node. It registers the claim before it is sent to the database, so that reconcile never takes it
+// claimBirth takes a slot for a message that is about to be born on an edge, if this runner has room, for a body of that
+// size too, and nothing waits there that came before, and if it need not ask who else makes calls of the node. It
+// registers the claim before it is sent to the database, so that reconcile never takes it
 // for an orphan. The claim ends in launch or abandon. The caller holds the lock.
-func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
+func (e *Engine) claimBirth(l *life, to *edge, id int64, size int) *delivery {
 	if l == nil {
 		return nil
 	}
@@ -100,8 +103,13 @@ func (e *Engine) claimBirth(l *life, to *edge, id int64) *delivery {
 	if _, waits := e.awake[to]; waits {
 		return nil
 	}
-	e.reserve(to, 1)
 	d := &delivery{life: l, id: id, attempt: 1, edge: to}
+	if size > smallBody {
+		if d.hold.share = e.bodiesOf(to.to); !d.hold.try(int64(size)) {
+			return nil
+		}
+	}
+	e.reserve(to, 1)
 	if to.to.isBatch() {
 		d.page = 1
 	}
@@ -142,6 +150,7 @@ func (e *Engine) forget(d *delivery) {
 	if e.inFlight[d.id] == d {
 		delete(e.inFlight, d.id)
 	}
+	d.hold.Release()
 }
 
 // arrived notes that a message waits on an edge: the fetcher looks, and if this engine does not run messages or has no

@@ -21,14 +21,13 @@ import (
 
 // How the client deals with the network. None of it is worth a setting yet.
 const (
-	dialTimeout      = 5 * time.Second
-	tlsTimeout       = 5 * time.Second
-	maxReplyHeaders  = 64 << 10
-	maxExplanation   = 4 << 10         // bytes read of the body of an error
-	maxDrained       = 64 << 10        // and of what follows, to keep the connection
-	explanationWait  = 2 * time.Second // and how long for
-	maxEndpoints     = 4096            // parsed URLs kept
-	firstReplyBuffer = 64 << 10        // of a reply that claims to be longer: believe it as it comes
+	dialTimeout     = 5 * time.Second
+	tlsTimeout      = 5 * time.Second
+	maxReplyHeaders = 64 << 10
+	maxExplanation  = 4 << 10         // bytes read of the body of an error
+	maxDrained      = 64 << 10        // and of what follows, to keep the connection
+	explanationWait = 2 * time.Second // and how long for
+	maxEndpoints    = 4096            // parsed URLs kept
 )
 
 // Dial makes a connection, as [net.Dialer.DialContext] does.
@@ -130,13 +129,15 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // Call sends a message to a worker and returns its reply. The error is always a
 // [*Failure]. It returns by the deadline of the request, of ctx or of
-// [Config.Timeout], whatever the worker does.
+// [Config.Timeout], whatever the worker does. The time that a large reply waits
+// for [Target.Room] does not count, as it is not the worker's; a call that finds
+// none in as much time again is given up, and was [Cancelled].
 //
 // An idle connection may break as a call is written to it. As HTTP allows for
 // what is idempotent, such a call goes out once more on another connection, with
 // the same key and the same attempt.
 func (c *Client) Call(ctx context.Context, target Target, request Request) (Result, error) {
-	x := exchange{client: c, request: &request, caller: ctx, name: "worker", secrets: target.Secrets}
+	x := exchange{client: c, request: &request, caller: ctx, name: "worker", secrets: target.Secrets, makeRoom: target.Room}
 	x.timing.Start = c.now()
 	if target.Name != "" {
 		x.name = "worker " + target.Name
@@ -144,10 +145,13 @@ func (c *Client) Call(ctx context.Context, target Target, request Request) (Resu
 	result, failure := x.do(ctx, target.URL)
 	x.timing.Total = x.elapsed()
 	if failure != nil {
+		if x.room != nil {
+			x.room.Release()
+		}
 		failure.Timing = x.timing
 		return Result{}, failure
 	}
-	result.Timing = x.timing
+	result.Timing, result.Room = x.timing, x.room
 	return result, nil
 }
 
@@ -161,6 +165,12 @@ type exchange struct {
 	secrets []Secret
 	timing  Timing
 	replays int
+
+	makeRoom func() Room
+	room     Room          // what the reply takes, once it is large
+	ends     time.Time     // the deadline, moved on by waits for room
+	alarm    *time.Timer   // that ends the call then
+	patience time.Duration // for room
 }
 
 func (x *exchange) do(ctx context.Context, to string) (Result, *Failure) {
@@ -173,8 +183,11 @@ func (x *exchange) do(ctx context.Context, to string) (Result, *Failure) {
 		return Result{}, unreached(x.name, e.err)
 	}
 	deadline := x.deadline()
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	x.ends, x.patience = deadline, time.Until(deadline)
+	x.alarm = time.AfterFunc(x.patience, func() { cancel(context.DeadlineExceeded) })
+	defer x.alarm.Stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: x.connected})
 
 	// RoundTrip rather than an http.Client: no redirects, no cookies, no copies.
@@ -185,7 +198,7 @@ func (x *exchange) do(ctx context.Context, to string) (Result, *Failure) {
 	defer resp.Body.Close()
 	x.timing.Answered = x.elapsed()
 	if classOf(resp.StatusCode) != 0 {
-		return Result{}, x.refused(resp, cancel)
+		return Result{}, x.refused(resp, func() { cancel(nil) })
 	}
 	return x.accepted(ctx, resp)
 }
@@ -324,7 +337,7 @@ func (x *exchange) broken(ctx context.Context, what string, err error) *Failure 
 		return unreached(x.name, err)
 	case ctx.Err() != nil:
 		took := x.elapsed().Round(time.Millisecond)
-		return &Failure{Class: Transient, Reason: reason("%s took too long: given up after %s", x.name, took), Err: ctx.Err()}
+		return &Failure{Class: Transient, Reason: reason("%s took too long: given up after %s", x.name, took), Err: context.Cause(ctx)}
 	}
 	return &Failure{Class: Transient, Reason: reason("the call to %s %s: %s", x.name, what, plain(err)), Err: err}
 }
@@ -350,15 +363,18 @@ func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 {
 		return Result{}, malformed(x.name, resp.StatusCode, errors.New("its body has neither a Content-Length nor chunks, so nobody can tell whether it is whole"))
 	}
-	body, err := readReply(resp.Body, resp.ContentLength, x.client.maxReply)
-	if errors.Is(err, errReplyTooLong) {
+	body, err := x.readReply(ctx, resp)
+	switch {
+	case errors.Is(err, errReplyTooLong):
 		return Result{}, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is longer than %d bytes", x.client.maxReply))
-	} else if err != nil {
+	case errors.Is(err, errNoRoom):
+		return Result{}, &Failure{Class: Cancelled, Status: resp.StatusCode, Reason: reason("there was no memory for the reply of %s", x.name), Err: err}
+	case err != nil:
 		f := x.broken(ctx, fmt.Sprintf("broke off %d bytes into the reply", len(body)), err)
 		f.Status = resp.StatusCode
 		return Result{}, f
 	}
-	reply, err := reader{x.request, x.headers, x.client.maxMessages}.read(resp.StatusCode, resp.Header, body)
+	reply, err := reader{x.request, x.headers, x.client.maxMessages, x.room != nil}.read(resp.StatusCode, resp.Header, body)
 	var rejected rejection
 	switch {
 	case errors.As(err, &rejected):
@@ -369,21 +385,25 @@ func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *
 	return Result{Reply: reply, Status: resp.StatusCode}, nil
 }
 
-var errReplyTooLong = errors.New("reply too long")
+var (
+	errReplyTooLong = errors.New("reply too long")
+	errNoRoom       = errors.New("no room for the reply")
+)
 
-// readReply reads a body of at most limit bytes. It trusts a stated length only
-// so far: memory is taken as the bytes come.
-func readReply(r io.Reader, length, limit int64) ([]byte, error) {
+// readReply reads a body of at most the client's limit. It trusts a stated
+// length only so far: memory is taken when more than a little has come.
+func (x *exchange) readReply(ctx context.Context, resp *http.Response) ([]byte, error) {
+	length, limit := resp.ContentLength, x.client.maxReply
 	if length > limit {
 		return nil, errReplyTooLong
 	}
-	size := min(length, firstReplyBuffer)
+	size := min(length, SmallReply)
 	if length < 0 {
 		size = 512
 	}
 	b := make([]byte, 0, size+1) // one more, so that the end shows without growing
 	for {
-		n, err := r.Read(b[len(b):cap(b)])
+		n, err := resp.Body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		switch {
 		case int64(len(b)) > limit:
@@ -393,9 +413,42 @@ func readReply(r io.Reader, length, limit int64) ([]byte, error) {
 		case err != nil:
 			return b, err
 		case len(b) == cap(b):
-			b = append(b, 0)[:len(b)]
+			size := length + 1
+			if length < 0 {
+				size = min(2*int64(cap(b)), limit) + 1
+				if cap(b) <= SmallReply {
+					size = min(size, SmallReply+1)
+				}
+			}
+			if err := x.grow(ctx, size); err != nil {
+				return b, err
+			}
+			b = append(make([]byte, 0, size), b...)
 		}
 	}
+}
+
+// grow waits for room for a reply of that size. The clock of the call stands
+// still meanwhile.
+func (x *exchange) grow(ctx context.Context, size int64) error {
+	if x.makeRoom == nil || size <= SmallReply+1 {
+		return nil
+	}
+	if x.room == nil {
+		x.room = x.makeRoom()
+	}
+	if !x.alarm.Stop() {
+		return context.DeadlineExceeded
+	}
+	began := time.Now()
+	waiting, cancel := context.WithTimeoutCause(ctx, x.patience, errNoRoom)
+	defer cancel()
+	if err := x.room.Grow(waiting, size); err != nil {
+		return context.Cause(waiting)
+	}
+	x.ends = x.ends.Add(time.Since(began))
+	x.alarm.Reset(time.Until(x.ends))
+	return nil
 }
 
 // endpoint returns where an action of a worker is called.

@@ -21,7 +21,7 @@ func (c *Client) SetNow(now time.Time) { c.now = func() time.Time { return now }
 
 // Read reads a reply to a request as the client does.
 func Read(request Request, header http.Header, body []byte) (Reply, error) {
-	return reader{&request, fold(request.Headers), 100}.read(http.StatusOK, header, body)
+	return reader{&request, fold(request.Headers), 100, false}.read(http.StatusOK, header, body)
 }
 
 // IsRejection reports whether Read failed because the worker said fail.

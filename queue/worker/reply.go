@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ type reader struct {
 	request     *Request
 	headers     map[string]string // the request's, names in lower case
 	maxMessages int
+	large       bool // the reply is: its messages must not keep all of it in memory
 }
 
 // rejection is a worker's word that a message fails for good.
@@ -259,6 +261,9 @@ func (r reader) message(v value, to []string) (Message, error) {
 		case "body":
 			bodies++
 			m.Body, mediaType = v, "application/json"
+			if r.large {
+				m.Body = bytes.Clone(v)
+			}
 		case "text":
 			bodies++
 			mediaType = "text/plain; charset=utf-8"

@@ -8,13 +8,14 @@
 // it, and docs/worker-protocol.md tells it to people.
 //
 // The package promises that a call ends by its deadline whatever the worker
-// does, that a body is never re-encoded, and that every way to fail is sorted
+// does (a wait for memory of our own is not the worker's, and moves it), that a body is never re-encoded, and that every way to fail is sorted
 // into one [Class], so that the engine decides by the class alone. It knows
 // neither topologies nor databases and imports only the standard library, so a
 // Go worker may import it too.
 package worker
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -45,6 +46,20 @@ type Target struct {
 	// Secrets sign the call: each one adds a signature, so that a secret is
 	// changed without a gap. Without secrets the call goes unsigned.
 	Secrets []Secret
+	// Room makes room for a reply that turns out to be larger than
+	// [SmallReply]. Without it there is always room.
+	Room func() Room `json:"-"`
+}
+
+// SmallReply is up to what size a reply needs no [Room].
+const SmallReply = 64 << 10
+
+// Room is what one large reply takes of a memory that many share.
+type Room interface {
+	// Grow waits until the reply may take so many bytes in all.
+	Grow(ctx context.Context, size int64) error
+	// Release gives all of it back.
+	Release()
 }
 
 // Request is one call: a message, and where it stands. The client sends it and
@@ -172,6 +187,9 @@ type Result struct {
 	Status int
 	// Timing is how long each part took.
 	Timing Timing
+	// Room is what a large reply takes, nil for a small one. Whoever made the call
+	// releases it when the messages are no longer needed.
+	Room Room
 }
 
 // Timing is how long a call took. The parts count from Start; a part that was
