@@ -3,6 +3,7 @@ package queue_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,7 @@ const (
 	nodeEnv      = "SLUICE_TEST_NODE" // database
 	nodeNameEnv  = "SLUICE_TEST_NODE_NAME"
 	nodeLeaseEnv = "SLUICE_TEST_NODE_LEASE"
+	nodeMemory   = "SLUICE_TEST_NODE_MEMORY" // bytes
 )
 
 // runNode serves events and runs messages until its standard input ends, as it does when the parent dies.
@@ -48,11 +51,12 @@ func serveNode(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	memory, _ := strconv.ParseInt(os.Getenv(nodeMemory), 10, 64) // none: the default
 	pool, err := queue.Open(ctx, os.Getenv(nodeEnv), 12)
 	if err != nil {
 		return err
 	}
-	engine, err := queue.New(ctx, pool, queue.Config{Logger: log, Name: os.Getenv(nodeNameEnv), Lease: lease})
+	engine, err := queue.New(ctx, pool, queue.Config{Logger: log, Name: os.Getenv(nodeNameEnv), Lease: lease, Memory: memory})
 	if err != nil {
 		return err
 	}
@@ -63,7 +67,10 @@ func serveNode(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { acceptEvent(engine, w, r) })}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) { acceptEvent(engine, w, r) })
+	mux.HandleFunc("GET /heap", showHeap)
+	server := &http.Server{Handler: mux}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	fmt.Println("http://" + listener.Addr().String())
@@ -84,7 +91,7 @@ func acceptEvent(engine *queue.Engine, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a, err := engine.Accept(r.Context(), queue.Event{
-		Tenant: tenant, Topology: "flow", Node: "in", Key: r.Header.Get("Idempotency-Key"), Body: body,
+		Tenant: tenant, Topology: cmp.Or(strings.Trim(r.URL.Path, "/"), "flow"), Node: "in", Key: r.Header.Get("Idempotency-Key"), Body: body,
 	})
 	switch {
 	case errors.Is(err, queue.ErrUnavailable), errors.Is(err, queue.ErrOverloaded):
@@ -127,13 +134,15 @@ func (b *lockedBuffer) String() string {
 
 var nodes atomic.Int64
 
-func startNode(t *testing.T, database string, lease time.Duration) *node {
+// startNode starts a process with an engine, with more variables in its environment.
+func startNode(t *testing.T, database string, lease time.Duration, env ...string) *node {
 	t.Helper()
 	n := &node{t: t, name: fmt.Sprint("node-", nodes.Add(1)), waited: make(chan struct{})}
 	program, err := os.Executable()
 	ok(t, err)
 	n.cmd = exec.Command(program)
 	n.cmd.Env = append(os.Environ(), nodeEnv+"="+database, nodeNameEnv+"="+n.name, nodeLeaseEnv+"="+lease.String())
+	n.cmd.Env = append(n.cmd.Env, env...)
 	n.cmd.Stderr = &n.log
 	n.stdin, err = n.cmd.StdinPipe()
 	ok(t, err)

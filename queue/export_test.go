@@ -15,6 +15,7 @@ type Usage struct {
 	Slots      int // taken
 	Deliveries int // claims that it remembers
 	Calls      int // counted against nodes
+	Memories   int // that are not all free
 }
 
 // UsageOf looks into an engine.
@@ -30,8 +31,26 @@ func UsageOf(e *Engine) Usage {
 	u := Usage{Slots: e.config.Slots - e.slots, Deliveries: len(e.inFlight)}
 	for n := range nodes {
 		u.Calls += n.calls
+		if n.bodies != nil && !n.bodies.isFree() {
+			u.Memories++
+		}
+	}
+	for _, m := range []*memory{e.bodies, e.waiting.of, e.catalog.replies} {
+		if !m.whole().isFree() {
+			u.Memories++
+		}
 	}
 	return u
+}
+
+// isFree tells whether nothing is taken of a share, or of the memory.
+func (s *share) isFree() bool {
+	if !s.try(s.size, s.of.size) {
+		return false
+	}
+	s.free.Release(s.size)
+	s.of.free.Release(s.of.size)
+	return true
 }
 
 // Gathered is how many results wait for a hand-off.
