@@ -12,6 +12,7 @@ import (
 // EdgeDepth is what an edge holds.
 type EdgeDepth struct {
 	Version  int
+	Retired  bool // the version is out of use
 	From, To string
 	Messages int64 // open: waiting, running or retrying
 	Bytes    int64 // of their bodies
@@ -19,9 +20,10 @@ type EdgeDepth struct {
 	Running  int64
 	Retrying int64
 	Trashed  int64
-	Arrived  int64      // messages that ever came onto the edge; an approved one comes again
-	Departed int64      // that left it: settled, or to the trash
-	Oldest   *time.Time // since when the one that has waited longest could be worked; nil: none waits
+	Arrived  int64         // messages that ever came onto the edge; an approved one comes again
+	Departed int64         // that left it: settled, or to the trash
+	Oldest   *time.Time    // since when the one that has waited longest could be worked; nil: none waits
+	Age      time.Duration // how long that is, by the database's clock
 }
 
 // DepthOf returns the edges of a topology's version, or of all its versions if number is 0, in the order of version and

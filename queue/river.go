@@ -553,7 +553,7 @@ from (
 // fetching index, says since when.
 const depthSQL = `
 with edge as (
-    select e.tenant_id, e.id, e.from_node, e.to_node, v.number, 'e' || e.id as queue
+    select e.tenant_id, e.id, e.from_node, e.to_node, v.number, v.retired_at is not null as retired, 'e' || e.id as queue
     from unnest($2::bigint[]) as w(id)
     join sluice.edge e on e.tenant_id = $1 and e.id = w.id
     join sluice.topology_version v on v.tenant_id = e.tenant_id and v.id = e.version_id
@@ -569,11 +569,12 @@ with edge as (
 ), trashed as (
     select edge_id, count(*) as n from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]) group by edge_id
 )
-select e.number as version, e.from_node as from, e.to_node as to,
+select e.number as version, e.retired, e.from_node as from, e.to_node as to,
        coalesce(c.arrived - c.departed, 0) as messages, coalesce(c.bytes, 0) as bytes,
        greatest(coalesce(c.arrived - c.departed, 0) - coalesce(p.running, 0) - coalesce(p.retrying, 0), 0) as waiting,
        coalesce(p.running, 0) as running, coalesce(p.retrying, 0) as retrying, coalesce(t.n, 0) as trashed,
-       coalesce(c.arrived, 0) as arrived, coalesce(c.departed, 0) as departed, head.scheduled_at as oldest
+       coalesce(c.arrived, 0) as arrived, coalesce(c.departed, 0) as departed, head.scheduled_at as oldest,
+       greatest(coalesce(now() - head.scheduled_at, interval '0'), interval '0') as age
 from edge e
 left join counter c on c.edge_id = e.id
 left join place p using (queue)

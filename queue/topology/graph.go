@@ -28,7 +28,7 @@ type Graph struct {
 // what lies in the trash. 0 is no bound.
 type Bounds struct {
 	Messages int64 `json:"messages,omitempty"`
-	Bytes    int64 `json:"bytes,omitempty"` // of bodies and headers
+	Bytes    int64 `json:"bytes,omitempty"` // of their bodies
 }
 
 // Node is one step of a graph. A start node has a name and followers, nothing

@@ -124,7 +124,7 @@ func boundsSchema() schema {
 				Examples:    []any{100000},
 			}},
 			{"bytes", schema{
-				Description: "What these messages hold: a number of bytes, or one with its unit (KiB, MiB, GiB). Without it, or with 0, there is no bound.",
+				Description: "The bodies of these messages: a number of bytes, or one with its unit (KiB, MiB, GiB). Without it, or with 0, there is no bound.",
 				AnyOf: []schema{
 					{Type: "integer", Minimum: bytesBounds.least, Maximum: bytesBounds.most},
 					{Type: "string", Pattern: sizeSyntax},
