@@ -204,7 +204,8 @@ func (f *feed) try(address string, n int) bool {
 	}
 	if err != nil {
 		f.cut.Add(1)
-		f.note(err.Error())
+		said := err.Error()
+		f.note(said[strings.LastIndex(said, ": ")+1:])
 		return false
 	}
 	for took := int64(time.Since(asked)); ; {

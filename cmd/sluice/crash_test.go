@@ -79,6 +79,8 @@ type crashRig struct {
 	address string
 	key     string
 	sink    *sink
+	worker  string // the sink's address
+	api     *world // its commands are answered by the program
 	program *exec.Cmd
 	retries atomic.Int64
 }
@@ -99,15 +101,22 @@ func startCrashRig(t *testing.T) *crashRig {
 	r.key = decode[struct{ Key string }](w.run("key", "create", "crash", "--scope", "admin", "--output", "json")).Key
 	r.launch()
 	t.Cleanup(r.kill)
-	api := w.with("SLUICE_URL", "http://"+r.address).with("SLUICE_API_KEY", r.key)
-	r.until("the API answers", func() bool { return api.run("topology", "list").code == exitOK })
-	api.run("worker", "add", "sink", worker.URL).ok()
-	file := filepath.Join(t.TempDir(), "flow.yaml")
-	if err := os.WriteFile(file, []byte(crashFile), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	api.run("topology", "apply", file, "--publish", "--enable").ok()
+	r.worker = strings.TrimPrefix(worker.URL, "http://")
+	r.api = w.with("SLUICE_URL", "http://"+r.address).with("SLUICE_API_KEY", r.key)
+	r.until("the API answers", func() bool { return r.api.run("topology", "list").code == exitOK })
+	r.api.run("worker", "add", "sink", worker.URL).ok()
+	r.apply(crashFile)
 	return r
+}
+
+// apply puts a topology to work.
+func (r *crashRig) apply(file string) {
+	r.t.Helper()
+	path := filepath.Join(r.t.TempDir(), "flow.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	r.api.run("topology", "apply", path, "--publish", "--enable").ok()
 }
 
 func (r *crashRig) launch() {
