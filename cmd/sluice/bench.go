@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +22,7 @@ type benchCmd struct {
 	Server    string   `placeholder:"URL" help:"Postgres server to measure on, by a role that may create databases; they are dropped at the end. Default: a private server, durable as in production, that is thrown away."`
 	Scale     float64  `default:"1" help:"Of the amount of work: 0.1 is a quick look."`
 	Rounds    int      `default:"3" help:"Measurements of each figure; the median counts."`
+	Profile   string   `placeholder:"FILE" help:"Write a CPU profile of this process while it measures, for go tool pprof."`
 }
 
 func (benchCmd) Help() string {
@@ -39,11 +42,36 @@ func (c benchCmd) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	defer stop()
-	report, err := bench.Run(ctx, bench.Options{ServerURL: url, Scenarios: c.Scenarios, Scale: c.Scale, Rounds: c.Rounds, Progress: p.stderr})
+	endProfile, err := profile(c.Profile)
 	if err != nil {
 		return err
 	}
+	report, err := bench.Run(ctx, bench.Options{
+		ServerURL: url, Private: c.Server == "", Scenarios: c.Scenarios, Scale: c.Scale, Rounds: c.Rounds, Progress: p.stderr,
+	})
+	if err := errors.Join(err, endProfile()); err != nil {
+		return err
+	}
 	return p.print(report, func(w io.Writer) { writeBench(w, report) })
+}
+
+// profile writes a CPU profile to a file, if one is named, until the returned function is called.
+func profile(file string) (end func() error, err error) {
+	if file == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
 }
 
 // server is where to measure: the one that was named, or a private one for the time being.
@@ -88,14 +116,28 @@ func onServer(ctx context.Context, url, sql string) error {
 }
 
 func writeBench(w io.Writer, r bench.Report) {
-	var rows [][]string
+	var rows, more [][]string
 	for _, s := range r.Scenarios {
+		met := "no"
+		if s.Met {
+			met = "yes"
+		}
+		if s.Goal == "" {
+			met = ""
+		}
 		rows = append(rows, []string{
-			s.Name, fmt.Sprintf("%.0f %s", s.Rate, s.Unit), known(s.Baseline, "%.0f "+strings.ReplaceAll(s.BaselineName, "%", "%%")),
-			known(s.Ratio, "%.2f"), known(s.P50, "%.1f ms"), known(s.P99, "%.1f ms"), s.Goal,
+			s.Name, known(s.Rate, "%.0f "+verbatim(s.Unit)), known(s.Baseline, "%.0f "+verbatim(s.BaselineName)),
+			known(s.Ratio, "%.2f"), known(s.P50, "%.1f ms"), known(s.P99, "%.1f ms"), s.Goal, met,
 		})
+		for _, m := range s.Measures {
+			more = append(more, []string{s.Name, m.Name, m.String()})
+		}
 	}
-	table(w, "SCENARIO RATE BASELINE RATIO P50 P99 GOAL", rows...)
+	table(w, "SCENARIO RATE BASELINE RATIO P50 P99 GOAL MET", rows...)
+	if len(more) > 0 {
+		fmt.Fprintln(w)
+		table(w, "SCENARIO MEASURE VALUE", more...)
+	}
 }
 
 // known is a figure, or nothing where it was not measured.
@@ -105,3 +147,6 @@ func known(v float64, format string) string {
 	}
 	return fmt.Sprintf(format, v)
 }
+
+// verbatim is a text as part of a format.
+func verbatim(s string) string { return strings.ReplaceAll(s, "%", "%%") }

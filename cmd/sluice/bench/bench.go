@@ -1,51 +1,53 @@
 // Package bench measures the engine against what it stands on.
 //
 // Every figure is a ratio to a baseline that is measured in the same run, on the same machine and database server: what
-// a machine makes of a rate, a ratio mostly forgives. Nothing is asserted here; the goals stand beside the figures.
+// a machine makes of a rate, a ratio mostly forgives. Baselines are measured before and after what stands beside them,
+// because machines change their minds. Nothing is asserted here; the goals stand beside the figures.
+//
+// lab.go is where scenarios run and load.go what they are put under; each scenario has a file of its own. The package
+// uses the engine as programs do, and must not need more of a server than the right to create databases.
 package bench
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"net/http"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
-	"sluice/migrations"
-	"sluice/queue"
-	"sluice/queue/topology"
-	"sluice/queue/worker"
 )
 
-// Options says what to measure and where. The zero value measures everything at a size that takes about two minutes.
+// Options says what to measure and where. The zero value measures everything at full size, which takes most of an hour.
 type Options struct {
 	ServerURL string    // of a Postgres server on which databases may be created; they are dropped at the end
+	Private   bool      // the server runs on this machine for this run alone, so that its CPU time can be told
 	Scenarios []string  // by name; empty: all
 	Scale     float64   // of the amount of work; 0 is 1
 	Rounds    int       // measurements of each figure, of which the median counts; 0 is 3
 	Progress  io.Writer // what is going on, for people; nil: nobody listens
 }
 
-// Result is one figure with its baseline.
+// Result is one figure with its baseline. What was not measured is 0.
 type Result struct {
-	Name         string  `json:"name"`
-	Rate         float64 `json:"rate"`     // per second
-	Unit         string  `json:"unit"`     // of what
-	Baseline     float64 `json:"baseline"` // per second
-	BaselineName string  `json:"baseline_name"`
-	Ratio        float64 `json:"ratio"`
-	P50          float64 `json:"p50_ms"`
-	P99          float64 `json:"p99_ms"`
-	Goal         string  `json:"goal"`
+	Name         string    `json:"name"`
+	Rate         float64   `json:"rate"`     // per second
+	Unit         string    `json:"unit"`     // of what
+	Baseline     float64   `json:"baseline"` // per second
+	BaselineName string    `json:"baseline_name"`
+	Ratio        float64   `json:"ratio"`
+	P50          float64   `json:"p50_ms"`
+	P99          float64   `json:"p99_ms"`
+	Measures     []Measure `json:"measures"` // what else is worth knowing
+	Goal         string    `json:"goal"`
+	Met          bool      `json:"goal_met"` // also where there is no goal
+}
+
+// Measure is a further figure of a result.
+type Measure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
 }
 
 // Report is the results of a run.
@@ -53,18 +55,86 @@ type Report struct {
 	Scenarios []Result `json:"scenarios"`
 }
 
-// scenario measures one figure once.
+func (r *Result) add(name string, value float64, unit string) {
+	r.Measures = append(r.Measures, Measure{name, value, unit})
+}
+
+// figure is a figure of the result by name.
+func (r *Result) figure(name string) float64 {
+	switch name {
+	case "rate":
+		return r.Rate
+	case "ratio":
+		return r.Ratio
+	case "p50":
+		return r.P50
+	case "p99":
+		return r.P99
+	}
+	for _, m := range r.Measures {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	return 0
+}
+
+// goal is a bound on a figure.
+type goal struct {
+	figure string
+	sign   string // ">=" or "<="
+	bound  float64
+	unit   string
+}
+
+func (g goal) String() string {
+	return strings.TrimSpace(g.figure + " " + g.sign + " " + strconv.FormatFloat(g.bound, 'f', -1, 64) + " " + g.unit)
+}
+
+// met tells whether a result keeps the bound. A figure of 0 was not measured.
+func (g goal) met(r *Result) bool {
+	v := r.figure(g.figure)
+	if g.sign == ">=" {
+		return v >= g.bound
+	}
+	return v > 0 && v <= g.bound
+}
+
+// scenario measures something once. It gives a result for each of its rows, in their order.
 type scenario struct {
 	name    string
-	goal    string
-	measure func(ctx context.Context, r *run) (Result, error)
+	rows    []row
+	measure func(ctx context.Context, r *run) ([]Result, error)
+}
+
+// row is one line of the table.
+type row struct {
+	name  string
+	goals []goal
 }
 
 var scenarios = []scenario{
-	{"handoff", "ratio >= 0.75", measureHandOff},
-	{"ingest", "ratio >= 1.0", measureIngest},
-	{"pipeline", "ratio >= 0.35", measurePipeline},
-	{"latency", "p50 <= 13 ms", measureLatency},
+	{"handoff", []row{{"handoff", []goal{{"ratio", ">=", 1.2, ""}}}}, measureHandOff},
+	{"pipeline", []row{{"pipeline", []goal{{"ratio", ">=", 0.5, ""}}}}, measurePipeline},
+	{"ingest", []row{
+		{"ingest", []goal{{"ratio", ">=", 1.2, ""}, {"p99", "<=", 20, "ms"}}},
+		{"ingest-16k", []goal{{"ratio", ">=", 1.2, ""}, {"p99", "<=", 20, "ms"}}},
+		{"ingest-256k", []goal{{"ratio", ">=", 1.2, ""}, {"p99", "<=", 20, "ms"}}},
+	}, measureIngest},
+	{"ingest-batch", []row{{"ingest-batch", []goal{{"ratio", ">=", 0.3, ""}, {"rate", ">=", 40_000, ""}}}}, measureIngestBatch},
+	{"latency", []row{
+		{"latency", []goal{{"p50", "<=", 8, "ms"}}},
+		{"latency-400", []goal{{"p99", "<=", 50, "ms"}}},
+	}, measureLatencies},
+	{"backlog", []row{
+		{"backlog", []goal{{"ratio", ">=", 0.9, ""}}},
+		{"backlog-drain", []goal{{"ratio", ">=", 0.9, ""}}},
+	}, measureBacklog},
+	{"idle", []row{{"idle", []goal{
+		{"CPU", "<=", 1, "%"}, {"memory", "<=", 50, "MB"}, {"start", "<=", 2, "s"}, {"queries", "<=", 5, "/s"},
+	}}}, measureIdle},
+	{"neighbour", []row{{"neighbour", []goal{{"ratio", "<=", 1.2, ""}}}}, measureNeighbour},
+	{"cost", []row{{"cost", nil}}, measureCost},
 }
 
 // Names lists the scenarios.
@@ -76,7 +146,8 @@ func Names() []string {
 	return names
 }
 
-// Run measures the scenarios, each Rounds times in turn, and reports the round with the median ratio.
+// Run measures the scenarios, each Rounds times in turn, and reports of each row the round with the median ratio, or
+// with the median p50 where there is no ratio. What has been measured is in the report also when an error ends the run.
 func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Scale == 0 {
 		o.Scale = 1
@@ -92,186 +163,81 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			return Report{}, fmt.Errorf("no scenario named %q: there are %s", name, strings.Join(Names(), ", "))
 		}
 	}
-	var report Report
+	report := Report{Scenarios: []Result{}}
 	for _, s := range scenarios {
 		if len(o.Scenarios) > 0 && !slices.Contains(o.Scenarios, s.name) {
 			continue
 		}
-		var rounds []Result
+		rounds := make([][]Result, len(s.rows))
 		for i := range o.Rounds {
-			r := &run{options: o}
-			got, err := s.measure(ctx, r)
+			got, err := s.measure(ctx, &run{options: o})
 			if err != nil {
 				return report, fmt.Errorf("%s: %w", s.name, err)
 			}
-			got.Name, got.Goal = s.name, s.goal
-			if got.Baseline > 0 {
-				got.Ratio = got.Rate / got.Baseline
+			for k, g := range got {
+				g.complete(s.rows[k])
+				fmt.Fprintf(o.Progress, "%s, round %d of %d: %s\n", g.Name, i+1, o.Rounds, &g)
+				rounds[k] = append(rounds[k], g)
 			}
-			fmt.Fprintf(o.Progress, "%s, round %d of %d: %.0f %s, baseline %.0f, ratio %.2f, p50 %.1f ms, p99 %.1f ms\n",
-				s.name, i+1, o.Rounds, got.Rate, got.Unit, got.Baseline, got.Ratio, got.P50, got.P99)
-			rounds = append(rounds, got)
 		}
-		slices.SortFunc(rounds, func(a, b Result) int {
-			if a.Baseline > 0 {
-				return cmp.Compare(a.Ratio, b.Ratio)
-			}
-			return cmp.Compare(a.P50, b.P50)
-		})
-		report.Scenarios = append(report.Scenarios, rounds[len(rounds)/2])
+		for _, of := range rounds {
+			report.Scenarios = append(report.Scenarios, median(of))
+		}
 	}
 	return report, nil
 }
 
-// run is one measurement.
-type run struct {
-	options Options
+// complete fills in what follows from the rest.
+func (r *Result) complete(of row) {
+	r.Name, r.Met = of.name, true
+	if r.Ratio == 0 && r.Baseline > 0 {
+		r.Ratio = r.Rate / r.Baseline
+	}
+	if r.Measures == nil {
+		r.Measures = []Measure{}
+	}
+	texts := make([]string, len(of.goals))
+	for i, g := range of.goals {
+		texts[i] = g.String()
+		r.Met = r.Met && g.met(r)
+	}
+	r.Goal = strings.Join(texts, ", ")
 }
 
-func (r *run) scaled(n int) int { return max(1, int(float64(n)*r.options.Scale)) }
-
-// database makes a migrated database that is dropped by the returned function.
-func (r *run) database(ctx context.Context) (url string, drop func(), err error) {
-	name := fmt.Sprintf("sluice_bench_%d", time.Now().UnixNano())
-	if err := r.onServer(ctx, "create database "+name); err != nil {
-		return "", nil, err
-	}
-	drop = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		// All our sessions have ended, but the server may need a moment to see it. By force would be quicker, and is not
-		// for every role.
-		var err error
-		for range 50 {
-			if err = r.onServer(ctx, "drop database "+name); err == nil {
-				return
-			}
-			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // between tries, of which there are 50
-		}
-		slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
-	}
-	config, err := pgx.ParseConfig(r.options.ServerURL)
-	if err != nil {
-		return "", drop, err
-	}
-	url = withDatabase(r.options.ServerURL, config.Database, name)
-	if err := migrations.Up(ctx, url); err != nil {
-		return "", drop, err
-	}
-	return url, drop, nil
-}
-
-// withDatabase puts another database's name into a connection string, of either form.
-func withDatabase(url, old, name string) string {
-	if strings.Contains(url, "://") {
-		head, rest, _ := strings.Cut(url, "://")
-		authority, tail, _ := strings.Cut(rest, "/")
-		tail = strings.TrimPrefix(tail, old)
-		return head + "://" + authority + "/" + name + tail
-	}
-	return url + " dbname=" + name
-}
-
-func (r *run) onServer(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, r.options.ServerURL)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, sql)
-	return err
-}
-
-const (
-	tenant = 1
-	line   = "line" // the topology of every scenario
-)
-
-// publish enables a line of hops custom nodes after the start node "in", all at the worker named bench.
-func publish(ctx context.Context, pool *pgxpool.Pool, hops, concurrency int, workerURL string) error {
-	g := topology.Graph{Name: line, Nodes: []topology.Node{{Name: "in", Kind: topology.Start, Followers: []string{"n1"}}}}
-	for i := 1; i <= hops; i++ {
-		n := topology.Node{
-			Name: fmt.Sprintf("n%d", i), Kind: topology.Custom, Worker: "bench", Action: "n", Timeout: topology.Duration(30 * time.Second),
-			Concurrency: concurrency, Retry: topology.Retry{Attempts: 10, Initial: topology.Duration(time.Second), Factor: 2, Max: topology.Duration(time.Minute)},
-		}
-		if i < hops {
-			n.Followers = []string{fmt.Sprintf("n%d", i+1)}
-		}
-		g.Nodes = append(g.Nodes, n)
-	}
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, _, err := queue.AddWorker(ctx, tx, tenant, "bench", workerURL, "bench"); err != nil {
-			return err
-		}
-		if _, err := topology.SaveDraft(ctx, tx, tenant, g, "", "bench"); err != nil {
-			return err
-		}
-		if _, err := queue.Publish(ctx, tx, tenant, line, "bench"); err != nil {
-			return err
-		}
-		_, err := topology.Enable(ctx, tx, tenant, line, 0, "bench")
-		return err
+func median(rounds []Result) Result {
+	slices.SortStableFunc(rounds, func(a, b Result) int {
+		return cmp.Or(cmp.Compare(a.Ratio, b.Ratio), cmp.Compare(a.P50, b.P50))
 	})
+	return rounds[len(rounds)/2]
 }
 
-// callerFunc is a worker without a wire.
-type callerFunc func(ctx context.Context, r worker.Request) (worker.Result, error)
-
-func (f callerFunc) Call(ctx context.Context, _ worker.Target, r worker.Request) (worker.Result, error) {
-	return f(ctx, r)
-}
-
-// loopback serves the handler until stop is called.
-func loopback(ctx context.Context, handler http.Handler) (url string, stop func(), err error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
-	go func() { _ = server.Serve(l) }() // it ends with Close; a server that breaks shows in the calls
-	return "http://" + l.Addr().String(), func() { server.Close() }, nil
-}
-
-// stop ends the engine. An engine that does not stop as it should makes the measurement fail.
-func stop(ctx context.Context, engine *queue.Engine, err *error) {
-	*err = errors.Join(*err, engine.Stop(context.WithoutCancel(ctx)))
-}
-
-// drain starts the engine and returns how long it takes until the calls are made and nothing is left on any edge.
-func drain(ctx context.Context, engine *queue.Engine, pool *pgxpool.Pool, calls *countdown) (time.Duration, error) {
-	start := time.Now()
-	if err := engine.Start(ctx); err != nil {
-		return 0, err
-	}
-	if err := calls.wait(ctx); err != nil {
-		return 0, err
-	}
-	// The last hand-offs may still be on their way.
-	err := until(ctx, pool, `select not exists (select from river.river_job where kind = 'message')`)
-	return time.Since(start), err
-}
-
-// until waits for a query to say true.
-func until(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) error {
-	for {
-		var done bool
-		if err := pool.QueryRow(ctx, sql, args...).Scan(&done); err != nil || done {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+// String tells the figures in one line.
+func (r *Result) String() string {
+	var parts []string
+	add := func(v float64, format string, args ...any) {
+		if v != 0 {
+			parts = append(parts, fmt.Sprintf(format, append([]any{v}, args...)...))
 		}
 	}
+	add(r.Rate, "%.0f %s", r.Unit)
+	add(r.Baseline, "baseline %.0f")
+	add(r.Ratio, "ratio %.2f")
+	add(r.P50, "p50 %.1f ms")
+	add(r.P99, "p99 %.1f ms")
+	for _, m := range r.Measures {
+		parts = append(parts, m.Name+" "+m.String())
+	}
+	return strings.Join(parts, ", ")
 }
 
-// percentile of a sorted sample, in milliseconds.
-func percentile(sorted []time.Duration, p float64) float64 {
-	if len(sorted) == 0 {
-		return 0
+// String tells the value with its unit, as exactly as makes sense.
+func (m Measure) String() string {
+	digits := 0
+	switch v := m.Value; {
+	case v < 0.1 && v > -0.1:
+		digits = 3
+	case v < 100 && v > -100:
+		digits = 1
 	}
-	i := min(int(p*float64(len(sorted))), len(sorted)-1)
-	return float64(sorted[i]) / float64(time.Millisecond)
+	return strings.TrimSpace(strconv.FormatFloat(m.Value, 'f', digits, 64) + " " + m.Unit)
 }

@@ -1,15 +1,9 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"log/slog"
-	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
@@ -25,95 +19,62 @@ const (
 // measureHandOff moves events through five nodes whose worker answers at once with a new body of 1 KB: what remains is
 // the engine. Each hop writes a message with its payload, a record of the attempt, and the process's counters. The
 // baseline is River's own no-op jobs, which hand nothing on and record nothing.
-func measureHandOff(ctx context.Context, r *run) (Result, error) {
-	url, drop, err := r.database(ctx)
+func measureHandOff(ctx context.Context, r *run) ([]Result, error) {
+	river, err := r.lab(ctx)
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	defer drop()
-	baseline, err := riverNoOps(ctx, url, r.scaled(100_000))
+	defer river.close()
+	l, err := r.lab(ctx)
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	pool, err := queue.Open(ctx, url, 16)
-	if err != nil {
-		return Result{}, err
+	defer l.close()
+	if err := l.addWorker(ctx, "bench", nowhere); err != nil {
+		return nil, err
 	}
-	defer pool.Close()
-	rate, err := handOffRate(ctx, pool, r.scaled(30_000))
-	return Result{Rate: rate, Unit: "hops/s", Baseline: baseline, BaselineName: "River no-op jobs/s"}, err
+	got := Result{Unit: "hops/s", BaselineName: "River no-op jobs/s"}
+	got.Baseline, err = between(
+		func() (float64, error) { return river.riverNoOps(ctx, r.scaled(60_000)) },
+		func() (err error) { got.Rate, err = l.handOffRate(ctx, "line", r.scaled(30_000)); return err },
+	)
+	return []Result{got}, err
 }
 
-func handOffRate(ctx context.Context, pool *pgxpool.Pool, events int) (rate float64, err error) {
-	if err := publish(ctx, pool, handOffHops, handOffSlots, "http://127.0.0.1:9"); err != nil {
+// instant answers every call for a topology at once with a new body, after it has told done. For others it is down.
+func instant(topology string, done func()) queue.Caller {
+	body := text(1024)
+	return callerFunc(func(_ context.Context, r worker.Request) (worker.Result, error) {
+		if r.Topology != topology {
+			return worker.Result{}, &worker.Failure{Class: worker.Unavailable, Reason: "down"}
+		}
+		done()
+		return worker.Result{Reply: worker.Send(worker.Message{Body: body, Headers: r.Headers}), Status: 200}, nil
+	})
+}
+
+// handOffRate publishes a topology and tells how many hops a second its events make, once they wait on its first edge.
+func (l *lab) handOffRate(ctx context.Context, topology string, events int) (rate float64, err error) {
+	if err := l.publish(ctx, line{name: topology, hops: handOffHops, worker: "bench"}); err != nil {
 		return 0, err
 	}
-	body := bytes.Repeat([]byte("x"), 1024)
 	calls := newCountdown(events * handOffHops)
-	engine, err := queue.New(ctx, pool, queue.Config{
-		Slots: handOffSlots,
-		Caller: callerFunc(func(_ context.Context, r worker.Request) (worker.Result, error) {
-			calls.done()
-			return worker.Result{Reply: worker.Reply{Verdict: worker.Done, Messages: []worker.Message{{Body: body, Headers: r.Headers}}}, Status: 200}, nil
-		}),
-	})
+	engine, err := queue.New(ctx, l.pool, queue.Config{Slots: handOffSlots, NodeSlots: handOffSlots, Caller: instant(topology, calls.done)})
 	if err != nil {
 		return 0, err
 	}
 	defer stop(ctx, engine, &err)
-	if err := acceptAll(ctx, engine, events, body); err != nil {
+	if err := acceptAll(ctx, engine, topology, events); err != nil {
 		return 0, err
 	}
-	if err := settleDatabase(ctx, pool); err != nil {
+	if err := l.settle(ctx); err != nil {
 		return 0, err
 	}
-	took, err := drain(ctx, engine, pool, calls)
+	took, err := l.drain(ctx, engine, topology, calls)
 	if err != nil {
 		return 0, err
 	}
 	return float64(events*handOffHops) / took.Seconds(), nil
-}
-
-// settleDatabase lets neither side pay for what was written before its clock started. Not everyone may have that done;
-// without it, both sides pay.
-func settleDatabase(ctx context.Context, pool *pgxpool.Pool) error {
-	_, err := pool.Exec(ctx, `checkpoint`)
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == insufficientPrivilege {
-		return nil
-	}
-	return err
-}
-
-const insufficientPrivilege = "42501"
-
-// silent is for libraries whose news is not ours.
-var silent = slog.New(slog.DiscardHandler)
-
-// countdown waits for a number of events without asking the database for them.
-type countdown struct {
-	left atomic.Int64
-	zero chan struct{}
-}
-
-func newCountdown(n int) *countdown {
-	c := &countdown{zero: make(chan struct{})}
-	c.left.Store(int64(n))
-	return c
-}
-
-func (c *countdown) done() {
-	if c.left.Add(-1) == 0 {
-		close(c.zero)
-	}
-}
-
-func (c *countdown) wait(ctx context.Context) error {
-	select {
-	case <-c.zero:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 type noOp struct {
@@ -133,16 +94,11 @@ func (w *noOpWorker) Work(context.Context, *river.Job[noOp]) error {
 }
 
 // riverNoOps is how many jobs that do nothing River works in a second, tuned for it: many workers, a short cooldown.
-func riverNoOps(ctx context.Context, url string, jobs int) (float64, error) {
-	pool, err := queue.Open(ctx, url, 16)
-	if err != nil {
-		return 0, err
-	}
-	defer pool.Close()
+func (l *lab) riverNoOps(ctx context.Context, jobs int) (float64, error) {
 	w := &noOpWorker{jobs: newCountdown(jobs)}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
+	client, err := river.NewClient(riverpgxv5.New(l.pool), &river.Config{
 		FetchCooldown: time.Millisecond,
 		Queues:        map[string]river.QueueConfig{"bench": {MaxWorkers: handOffSlots}},
 		Schema:        "river",
@@ -162,7 +118,7 @@ func riverNoOps(ctx context.Context, url string, jobs int) (float64, error) {
 			params = params[:0]
 		}
 	}
-	if err := settleDatabase(ctx, pool); err != nil {
+	if err := l.settle(ctx); err != nil {
 		return 0, err
 	}
 	start := time.Now()
@@ -170,15 +126,16 @@ func riverNoOps(ctx context.Context, url string, jobs int) (float64, error) {
 		return 0, err
 	}
 	if err := w.jobs.wait(ctx); err != nil {
+		_ = client.StopAndCancel(context.WithoutCancel(ctx)) // the run is over
 		return 0, err
 	}
 	// The last completions are still on their way to the database; they belong to the work.
-	if err := until(ctx, pool, `select not exists (select from river.river_job where queue = 'bench' and state <> 'completed')`); err != nil {
+	if err := until(ctx, l.pool, `select not exists (select from river.river_job where queue = 'bench' and state <> 'completed')`); err != nil {
 		return 0, err
 	}
 	took := time.Since(start)
 	err = client.Stop(context.WithoutCancel(ctx))
-	_, truncErr := pool.Exec(ctx, `truncate river.river_job`)
+	_, truncErr := l.pool.Exec(ctx, `truncate river.river_job`)
 	if err == nil {
 		err = truncErr
 	}

@@ -3,18 +3,17 @@ package bench
 import (
 	"bytes"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/gateway"
 	"sluice/gateway/auth"
@@ -24,71 +23,110 @@ import (
 
 const ingestConnections = 64
 
-// measureIngest posts events of 1 KB over 64 connections to the gateway: the key is checked, and the ledger's row, the
-// process, the message and the job are committed before the answer. The baseline is the plainest server there is: it
-// inserts the body as one row and commits, for each request.
-func measureIngest(ctx context.Context, r *run) (Result, error) {
-	url, drop, err := r.database(ctx)
+// measureIngest posts events over 64 connections to the gateway: the key is checked, and the ledger's row, the process,
+// the message and the job are committed before the answer. The baseline is the plainest server there is: it inserts the
+// body as one row and commits, for each request.
+func measureIngest(ctx context.Context, r *run) ([]Result, error) {
+	var all []Result
+	for _, of := range []struct{ size, requests int }{{1 << 10, 40_000}, {16 << 10, 12_000}, {256 << 10, 1_500}} {
+		got, err := r.ingest(ctx, of.size, r.scaled(of.requests))
+		if err != nil {
+			return nil, fmt.Errorf("%d KB: %w", of.size>>10, err)
+		}
+		all = append(all, got)
+	}
+	return all, nil
+}
+
+func (r *run) ingest(ctx context.Context, size, requests int) (Result, error) {
+	l, err := r.lab(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	defer drop()
-	requests := r.scaled(30_000)
-	baseline, err := oneInsertEach(ctx, url, requests)
+	defer l.close()
+	body := text(size)
+	load := post{connections: ingestConnections, body: func(int) []byte { return body }}
+	plain, stopPlain, err := l.plainServer(ctx)
 	if err != nil {
-		return Result{}, fmt.Errorf("baseline: %w", err)
+		return Result{}, err
 	}
-	rate, took, err := ingestRate(ctx, url, requests)
-	return Result{
-		Rate: rate, Unit: "events/s", Baseline: baseline, BaselineName: "one INSERT and commit a request/s",
-		P50: percentile(took, 0.5), P99: percentile(took, 0.99),
-	}, err
+	defer stopPlain()
+	got := Result{Unit: "events/s", BaselineName: "one INSERT and commit a request/s"}
+	var plainP99 float64
+	got.Baseline, err = between(
+		func() (float64, error) {
+			load := load
+			load.requests, load.path = (requests+1)/2, "/"
+			rate, took, err := load.send(ctx, plain)
+			plainP99 += percentile(took, 0.99) / 2
+			return rate, err
+		},
+		func() error {
+			load := load
+			load.requests, load.keyed = requests, true
+			rate, took, err := l.throughGateway(ctx, load, "/events")
+			got.Rate, got.P50, got.P99 = rate, percentile(took, 0.5), percentile(took, 0.99)
+			return err
+		},
+	)
+	got.add("baseline's p99", plainP99, "ms")
+	return got, err
 }
 
-func ingestRate(ctx context.Context, url string, requests int) (rate float64, took []time.Duration, err error) {
-	pool, err := queue.Open(ctx, url, 16)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer pool.Close()
-	tenants, err := queue.OpenForTenants(ctx, url, 4)
+// throughGateway sends the load to a gateway that runs no messages.
+func (l *lab) throughGateway(ctx context.Context, load post, path string) (rate float64, took []time.Duration, err error) {
+	tenants, err := queue.OpenForTenants(ctx, l.url, 4)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer tenants.Close()
-	if err := publish(ctx, pool, 1, 1, "http://127.0.0.1:9"); err != nil {
+	if err := l.addWorker(ctx, "bench", nowhere); err != nil {
 		return 0, nil, err
 	}
-	engine, err := queue.New(ctx, pool, queue.Config{})
+	if err := l.publish(ctx, line{name: "line", hops: 1, worker: "bench"}); err != nil {
+		return 0, nil, err
+	}
+	engine, err := queue.New(ctx, l.pool, queue.Config{})
 	if err != nil {
 		return 0, nil, err
 	}
 	defer stop(ctx, engine, &err)
 	var key string
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		_, key, err = auth.CreateKey(ctx, tx, tenant, "bench", auth.Scopes{auth.Ingest}, "bench")
 		return err
 	})
 	if err != nil {
 		return 0, nil, err
 	}
-	handler := gateway.New(gateway.Config{
-		Engine: engine, TenantPool: tenants, Keys: auth.New(pool), Trash: trash.New(tenants, engine), Logger: silent,
-	})
-	return load(ctx, handler, "/v1/topologies/"+line+"/nodes/in/events", requests, http.Header{"Authorization": {"Bearer " + key}})
+	if err := l.settle(ctx); err != nil {
+		return 0, nil, err
+	}
+	load.path = "/v1/topologies/line/nodes/in" + path
+	load.header = http.Header{"Authorization": {"Bearer " + key}}
+	return load.send(ctx, gateway.New(gateway.Config{
+		Engine: engine, TenantPool: tenants, Keys: auth.New(l.pool), Trash: trash.New(tenants, engine), Logger: silent,
+	}))
 }
 
-// oneInsertEach is the baseline.
-func oneInsertEach(ctx context.Context, url string, requests int) (float64, error) {
-	pool, err := queue.Open(ctx, url, ingestConnections)
+// plainServer stores the body of each request as one row, in a transaction of its own.
+func (l *lab) plainServer(ctx context.Context) (handler http.Handler, stop func(), err error) {
+	pool, err := queue.Open(ctx, l.url, ingestConnections)
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
-	defer pool.Close()
-	if _, err := pool.Exec(ctx, `create table sluice.bench_event (id bigint generated always as identity primary key, body bytea not null)`); err != nil {
-		return 0, err
+	// Bodies are compressed as those of messages are.
+	if _, err := pool.Exec(ctx, `
+		create table sluice.bench_event (id bigint generated always as identity primary key, body bytea not null);
+		do $$
+		begin
+			alter table sluice.bench_event alter column body set compression lz4;
+		exception when feature_not_supported then null;
+		end $$`); err != nil {
+		pool.Close()
+		return nil, nil, err
 	}
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err == nil {
 			_, err = pool.Exec(r.Context(), `insert into sluice.bench_event (body) values ($1)`, body)
@@ -98,73 +136,124 @@ func oneInsertEach(ctx context.Context, url string, requests int) (float64, erro
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
-	})
-	rate, _, err := load(ctx, handler, "/", requests, nil)
-	return rate, err
+	}), pool.Close, nil
 }
 
-// load serves the handler on loopback, posts bodies of 1 KB to it from as many connections as there are callers, and
-// returns the rate and the sorted times of the requests.
-func load(ctx context.Context, handler http.Handler, path string, requests int, header http.Header) (float64, []time.Duration, error) {
-	url, stopServer, err := loopback(ctx, handler)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer stopServer()
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: ingestConnections}, Timeout: time.Minute}
-	defer client.CloseIdleConnections()
-	url += path
+const (
+	batchEvents      = 500 // in a call
+	batchConnections = 4
+	batchBody        = 256 // bytes of an event's body
+)
 
-	const warmUp = 1000
-	var next atomic.Int64
-	var callers sync.WaitGroup
-	took := make([]time.Duration, requests)
-	errs := make([]error, ingestConnections)
-	post := func(n int) error {
-		body := bytes.Repeat([]byte("x"), 1024)
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-		if err != nil {
+// measureIngestBatch posts events of 256 bytes to the gateway, 500 as NDJSON in a call, each with its key. The baseline
+// copies the same rows raw: process, message, job and ledger, each by one COPY, over two connections.
+func measureIngestBatch(ctx context.Context, r *run) ([]Result, error) {
+	copied, err := r.lab(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer copied.close()
+	l, err := r.lab(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	calls := r.scaled(600)
+	got := Result{Unit: "events/s", BaselineName: "events by raw COPY/s"}
+	got.Baseline, err = between(
+		func() (float64, error) { return copied.copyEvents(ctx, max(calls/2, 1)*batchEvents) },
+		func() error {
+			rate, took, err := l.throughGateway(ctx, post{connections: batchConnections, requests: calls, body: batchOf}, "/events/batch")
+			got.Rate, got.P50, got.P99 = rate*batchEvents, percentile(took, 0.5), percentile(took, 0.99)
 			return err
-		}
-		maps.Copy(req.Header, header)
-		req.Header.Set("Idempotency-Key", strconv.Itoa(n))
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		answer, err := io.ReadAll(resp.Body)
-		if err == nil && resp.StatusCode != http.StatusAccepted {
-			err = fmt.Errorf("%s: %s", resp.Status, answer)
-		}
-		return err
+		},
+	)
+	return []Result{got}, err
+}
+
+// batchOf is the body of a call.
+func batchOf(n int) []byte {
+	body, _ := json.Marshal(string(text(batchBody - 2))) // text always marshals
+	var b bytes.Buffer
+	for i := range batchEvents {
+		fmt.Fprintf(&b, `{"key":"%d","body":%s}`+"\n", n*batchEvents+i, body)
 	}
-	all := func(from, to int, note func(n int, d time.Duration)) error {
-		next.Store(int64(from))
-		for c := range ingestConnections {
-			callers.Go(func() {
-				for {
-					n := int(next.Add(1)) - 1
-					if n >= to || errs[c] != nil {
-						return
-					}
-					start := time.Now()
-					errs[c] = post(n)
-					note(n, time.Since(start))
-				}
-			})
+	return b.Bytes()
+}
+
+// copyEvents writes the rows of events, and returns how many events a second.
+func (l *lab) copyEvents(ctx context.Context, events int) (float64, error) {
+	// Rows cannot be copied into a table with row-level security, so tables like ours take them.
+	for _, table := range []string{"idempotency_key", "process", "message"} {
+		if _, err := l.pool.Exec(ctx, fmt.Sprintf(`create table if not exists sluice.bench_%[1]s (like sluice.%[1]s including all)`, table)); err != nil {
+			return 0, err
 		}
-		callers.Wait()
-		return errors.Join(errs...)
 	}
-	if err := all(requests, requests+warmUp, func(int, time.Duration) {}); err != nil {
-		return 0, nil, err
+	if err := l.settle(ctx); err != nil {
+		return 0, err
 	}
+	const connections = 2
+	rows := make([]eventRows, connections)
+	for i := range rows {
+		var err error
+		if rows[i], err = newEventRows(ctx, l.pool, events/connections); err != nil {
+			return 0, err
+		}
+	}
+	errs := make([]error, connections)
+	var copiers sync.WaitGroup
 	start := time.Now()
-	if err := all(0, requests, func(n int, d time.Duration) { took[n] = d }); err != nil {
-		return 0, nil, err
+	for i := range rows {
+		copiers.Go(func() { errs[i] = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error { return rows[i].copy(ctx, tx) }) })
 	}
-	rate := float64(requests) / time.Since(start).Seconds()
-	slices.Sort(took)
-	return rate, took, nil
+	copiers.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return 0, err
+		}
+	}
+	return float64(events) / time.Since(start).Seconds(), nil
+}
+
+// eventRows are what an engine writes for some events.
+type eventRows struct {
+	ids       []int64
+	processes [][16]byte
+	body      []byte
+}
+
+func newEventRows(ctx context.Context, pool *pgxpool.Pool, events int) (eventRows, error) {
+	rows := eventRows{body: text(batchBody)}
+	err := pool.QueryRow(ctx, `
+		select array_agg(nextval('river.river_job_id_seq')), array_agg(`+newProcessID+`) from generate_series(1, $1::int)`, events).
+		Scan(&rows.ids, &rows.processes)
+	return rows, err
+}
+
+func (r eventRows) copy(ctx context.Context, tx pgx.Tx) error {
+	now := time.Now()
+	for _, t := range []struct {
+		table   pgx.Identifier
+		columns []string
+		values  func(i int) []any
+	}{
+		{pgx.Identifier{"sluice", "bench_idempotency_key"}, []string{"tenant_id", "digest", "body_digest", "process_id"}, func(i int) []any {
+			return []any{tenant, r.processes[i][:], r.processes[i][:], r.processes[i]}
+		}},
+		{pgx.Identifier{"sluice", "bench_process"}, []string{"tenant_id", "id", "version_id", "node", "total", "open", "started_at"}, func(i int) []any {
+			return []any{tenant, r.processes[i], 1, "in", 1, 1, now}
+		}},
+		{pgx.Identifier{"sluice", "bench_message"}, []string{"tenant_id", "process_id", "id", "edge_id", "headers", "body"}, func(i int) []any {
+			return []any{tenant, r.processes[i], r.ids[i], 1, `{"content-type":"application/json"}`, r.body}
+		}},
+		{pgx.Identifier{"river", "river_job"}, []string{"id", "args", "kind", "max_attempts", "queue"}, func(i int) []any {
+			return []any{r.ids[i], `{"process_id":"` + uuid.UUID(r.processes[i]).String() + `"}`, "message", 32767, "e1"}
+		}},
+	} {
+		rows := pgx.CopyFromSlice(len(r.ids), func(i int) ([]any, error) { return t.values(i), nil })
+		if _, err := tx.CopyFrom(ctx, t.table, t.columns, rows); err != nil {
+			return fmt.Errorf("copy into %s: %w", strconv.Quote(t.table.Sanitize()), err)
+		}
+	}
+	return nil
 }
