@@ -63,6 +63,8 @@ func (w world) examples() []example {
 		{op: "get-topology"},
 		{op: "list-versions"},
 		{op: "get-version"},
+		{op: "get-edges"},
+		{op: "get-version-edges"},
 		{op: "diff-topology", query: "from=1&to=draft"},
 		{op: "validate-topology", body: flow, foreign: 422}, // it names a worker that the other does not have
 		{op: "list-processes"},

@@ -139,6 +139,7 @@ func assemble(c Config) *gateway {
 	g.api.UseMiddleware(g.enter)
 	g.addEvents()
 	g.addTopologies()
+	g.addEdges()
 	g.addProcesses()
 	g.addTrash()
 	g.addWorkers()

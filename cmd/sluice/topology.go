@@ -28,6 +28,7 @@ type topologyCmd struct {
 	Rollback topologyRollbackCmd `cmd:"" help:"Enable the version before the enabled one."`
 	Delete   topologyDeleteCmd   `cmd:"" help:"Take a topology, or one version, out of use."`
 	Diff     topologyDiffCmd     `cmd:"" help:"Compare two versions."`
+	Edges    topologyEdgesCmd    `cmd:"" help:"Tell what edges hold, and for how long."`
 }
 
 func (topologyCmd) Help() string {
