@@ -56,13 +56,15 @@ func TestTroubledLines(t *testing.T) {
 	worker := newWire(t, r.worker)
 	r.api.run("worker", "move", "sink", "http://"+worker.addr).ok()
 	url := fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, database.addr, localpg.Database)
-	s := r.serve(url, freeAddress(t))
+	s := r.serve(url, freeAddress(t), "--roles", "gateway")
 	s.ready()
+	runner := r.serve(url, freeAddress(t), "--roles", "runner")
+	runner.ready()
 	r.kill()
 	door := newWire(t, s.address)
 	f := r.feed(32, 60, door.addr)
 	r.until("events flow", func() bool { return f.accepted.Load() > 60 })
-	calm := s.files()
+	calm := runner.files()
 
 	sleeper := r.serve(r.url, freeAddress(t), "--roles", "runner", "--name", "sleeper")
 	sleeper.ready()
@@ -70,7 +72,7 @@ func TestTroubledLines(t *testing.T) {
 	r.until("the other runner has calls under way", func() bool {
 		var n int
 		err := r.ask(`select count(*) from river.river_job j join sluice.runner u on u.id::text = j.attempted_by[1] where j.state = 'running' and u.name = 'sleeper'`, &n)
-		return err == nil && n > 2
+		return err == nil && n > 0
 	})
 	if err := sleeper.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -111,6 +113,7 @@ func TestTroubledLines(t *testing.T) {
 				t.Errorf("a producer waited %v for an answer", time.Duration(f.slowest.Load()))
 			}
 			s.alive()
+			runner.alive()
 		}
 	}
 	time.Sleep(time.Until(froze.Add(frozen))) //nolint:forbidigo // the runner stays frozen for longer than its lease
@@ -139,25 +142,26 @@ func TestTroubledLines(t *testing.T) {
 	if err := r.ask(`select count(*) from pg_stat_activity where application_name like 'sluice %' and client_addr is null`, &connections); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s; a runner was frozen for %v, 0 late commits; %d files open, before %d; %d connections", f, woke.Sub(froze).Round(time.Second), s.files(), calm, connections)
-	if connections > 2*(16+8) {
-		t.Errorf("%d connections to the database by two processes that may have 24 each", connections)
+	t.Logf("%s; a runner was frozen for %v, 0 late commits; %d files open, before %d; %d connections", f, woke.Sub(froze).Round(time.Second), runner.files(), calm, connections)
+	if connections > 3*(16+8) {
+		t.Errorf("%d connections to the database by three processes that may have 24 each", connections)
 	}
 	sleeper.terminate()
 	f.client.CloseIdleConnections()
-	r.goroutinesAs(s)
+	r.goroutinesAs(s, "gateway")
+	r.goroutinesAs(runner, "runner")
 }
 
 // goroutinesAs compares a process that has been in trouble with one that has just started.
-func (r *crashRig) goroutinesAs(troubled *served) {
+func (r *crashRig) goroutinesAs(troubled *served, role string) {
 	t := r.t
 	t.Helper()
-	fresh := r.serve(r.url, freeAddress(t))
+	fresh := r.serve(r.url, freeAddress(t), "--roles", role)
 	fresh.ready()
-	r.until("connections of calls are closed", func() bool { return troubled.files() <= fresh.files()+12 })
+	r.until("connections of calls are closed", func() bool { return troubled.files() <= fresh.files()+4 })
 	n, usual := troubled.goroutines(), fresh.goroutines()
-	t.Logf("%d goroutines, a process that has just started has %d", n, usual)
-	if n > usual+20 {
+	t.Logf("%s: %d goroutines, a process that has just started has %d", role, n, usual)
+	if n > usual+25 { // one that leads River's maintenance has a dozen more
 		t.Errorf("%d goroutines are left over:\n%s", n-usual, troubled.log.String())
 	}
 }
