@@ -124,6 +124,13 @@ func (m *meter) between(from, to time.Duration) window {
 	return w
 }
 
+// count is how many events were sent.
+func (m *meter) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.events)
+}
+
 // open is how many events have not come to their end.
 func (m *meter) open() (n int) {
 	m.mu.Lock()
