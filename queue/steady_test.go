@@ -139,7 +139,7 @@ func TestHeldSnapshots(t *testing.T) {
 	others, err := pgxpool.New(t.Context(), server.URL(localpg.Database))
 	ok(t, err)
 	t.Cleanup(others.Close)
-	length, peak := span(2*time.Second, 3*time.Minute), span(time.Second, 20*time.Second)
+	length, peak := span(2*time.Second, time.Minute), span(time.Second, 20*time.Second)
 	long := span(3*time.Second, 10*time.Minute)
 	measure := func() float64 {
 		stop := m.cycle(r, 256)
