@@ -242,3 +242,63 @@ func TestNoConnections(t *testing.T) {
 	r.prove(events)
 	f.promised()
 }
+
+// trouble lets a database take no more writes for a while, in the way of cause and cure. Producers are told to come later,
+// within a moment, nothing is lost, and all goes on without anybody's help.
+func (r *crashRig) trouble(cause, cure func()) {
+	t := r.t
+	t.Helper()
+	f := r.feed(8, 100, r.address)
+	r.until("events flow", func() bool { return f.accepted.Load() > 50 })
+	cause()
+	r.until("producers are told to come later", func() bool { return f.busy.Load() > 20 })
+	stored := f.accepted.Load()
+	r.until("nothing is taken", func() bool {
+		before := f.busy.Load()
+		r.until("answers", func() bool { return f.busy.Load() > before+20 })
+		now := f.accepted.Load()
+		defer func() { stored = now }()
+		return now == stored
+	})
+	slowest := time.Duration(f.slowest.Load())
+	cure()
+	cured, before := time.Now(), f.accepted.Load()
+	r.until("events flow again", func() bool { return f.accepted.Load() > before+50 })
+	t.Logf("slowest answer %v; flows again %v after the cure", slowest.Round(time.Millisecond), time.Since(cured).Round(time.Millisecond))
+	if slowest > answersWithin {
+		t.Errorf("a producer waited %v for an answer", slowest)
+	}
+	if err := r.program.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the program did not live through it: %v", err)
+	}
+	events := f.end()
+	t.Log(f)
+	r.prove(events)
+	f.promised()
+}
+
+// super runs statements as the database's superuser.
+func (r *crashRig) super(statements ...string) {
+	r.t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, r.server.SuperURL(localpg.Database))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			r.t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+// The database becomes read-only, as a standby is before it is promoted.
+func TestReadOnlyDatabase(t *testing.T) {
+	t.Parallel()
+	r := startCrashRig(t)
+	const end = `select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'sluice %'`
+	r.trouble(
+		func() { r.super(`alter database sluice set default_transaction_read_only = on`, end) },
+		func() { r.super(`set default_transaction_read_only = off`, `alter database sluice reset default_transaction_read_only`, end) })
+}
