@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/singleflight"
 
+	"sluice/limiter"
 	"sluice/queue/topology"
 	"sluice/queue/worker"
 )
@@ -18,7 +19,8 @@ import (
 // version is a published version as the engine uses it. It never changes.
 type version struct {
 	topology.Version
-	starts map[string][]*edge // by start node: the edges that an event goes to
+	topology *topologyUse
+	starts   map[string][]*edge // by start node: the edges that an event goes to
 }
 
 // edge is an edge as the engine uses it, with the node that it leads to.
@@ -45,6 +47,12 @@ type node struct {
 	// Guarded by Engine.mu.
 	calls  int    // under way in this runner
 	bodies *share // nil until a large one comes
+	brake  limiter.Brake
+}
+
+// topologyUse is what all versions of a topology use of this runner.
+type topologyUse struct {
+	calls int // under way; guarded by Engine.mu
 }
 
 // workerKey names a worker.
@@ -64,6 +72,7 @@ type catalog struct {
 
 	mu       sync.RWMutex
 	versions map[int64]*version
+	uses     map[topologyKey]*topologyUse
 	edges    map[int64]*edge
 	tenants  map[int64]*tenantConfig
 }
@@ -84,7 +93,7 @@ type routeKey struct {
 const refreshEvery = 400 * time.Millisecond
 
 func newCatalog(pool *pgxpool.Pool, clock *databaseClock) *catalog {
-	return &catalog{pool: pool, clock: clock, versions: map[int64]*version{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
+	return &catalog{pool: pool, clock: clock, versions: map[int64]*version{}, uses: map[topologyKey]*topologyUse{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
 }
 
 // shared runs a look-up once for all who ask at the same time. Whoever asked first may leave: the others still want it.
@@ -247,7 +256,13 @@ func (c *catalog) keep(stored topology.Version) *version {
 	if v := c.versions[stored.ID]; v != nil {
 		return v
 	}
-	v := &version{Version: stored, starts: map[string][]*edge{}}
+	key := topologyKey{stored.TenantID, stored.TopologyID}
+	use := c.uses[key]
+	if use == nil {
+		use = &topologyUse{}
+		c.uses[key] = use
+	}
+	v := &version{Version: stored, topology: use, starts: map[string][]*edge{}}
 	nodes := map[string]*node{}
 	for _, n := range stored.Graph.Nodes {
 		nodes[n.Name] = &node{Node: n, byName: map[string]*edge{}, worker: workerKey{stored.TenantID, n.Worker}}

@@ -142,7 +142,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 	var failure *worker.Failure
 	switch {
 	case err == nil:
-		e.reached(n.worker)
+		e.reached(n, false)
 		s.read(result)
 	case !errors.As(err, &failure):
 		failure = &worker.Failure{Class: worker.Transient, Reason: err.Error()}
@@ -151,7 +151,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 		if failure.Class == worker.Cancelled {
 			return nil, false
 		}
-		e.noteFailure(n.worker, failure)
+		e.noteFailure(n, failure)
 		s.status = failure.Status
 		s.fail(failure)
 	}
@@ -180,7 +180,7 @@ func (e *Engine) missWorker(d *delivery, err error) *settlement {
 		return nil
 	}
 	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)}
-	e.noteFailure(d.edge.to.worker, f)
+	e.noteFailure(d.edge.to, f)
 	s := &settlement{d: d}
 	s.fail(f)
 	return s
@@ -290,9 +290,12 @@ func backoff(r topology.Retry, failures int) time.Duration {
 	return b.After(failures, 2*rand.Float64()-1)
 }
 
-// reached notes that a worker answers. When that closes its circuit, the edges that waited for it are looked at again.
-func (e *Engine) reached(key workerKey) {
+// reached notes that a node's worker answers, and how. When that closes its circuit, the edges that waited for it are
+// looked at again.
+func (e *Engine) reached(n *node, failed bool) {
+	key := n.worker
 	e.mu.Lock()
+	n.brake.Note(failed)
 	b := e.breakers[key]
 	if b == nil {
 		e.mu.Unlock()
@@ -312,11 +315,12 @@ func (e *Engine) reached(key workerKey) {
 
 // noteFailure tells a worker's circuit how a call failed. Any failure but an unavailable worker's shows that it was
 // reached, and closes the circuit.
-func (e *Engine) noteFailure(key workerKey, f *worker.Failure) {
+func (e *Engine) noteFailure(n *node, f *worker.Failure) {
 	if f.Class != worker.Unavailable {
-		e.reached(key)
+		e.reached(n, f.Class != worker.Rejected) // one that rejects a message has worked it
 		return
 	}
+	key := n.worker
 	e.mu.Lock()
 	b := e.breakers[key]
 	if b == nil {

@@ -103,6 +103,8 @@ func (e *Engine) reserveAwake() []want {
 	for to := range e.awake { // in random order, which is fair
 		if e.room(to, now) > 0 {
 			ready = append(ready, to)
+		} else if wait := to.to.brake.Wait(); wait > 0 {
+			e.pokeIn(wait)
 		}
 	}
 	share := max(1, left/max(1, len(ready)))
@@ -136,7 +138,7 @@ func (e *Engine) unreserveAll(wants []want) {
 		if b := e.breakers[w.edge.to.worker]; b != nil {
 			b.Forget()
 		}
-		e.unreserve(w.edge, w.n)
+		e.unneeded(w.edge, w.n)
 	}
 }
 
@@ -208,7 +210,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 					b.Forget()
 				}
 			}
-			e.unreserve(w.edge, w.n-got[w])
+			e.unneeded(w.edge, w.n-got[w])
 		}
 	}
 	e.mu.Unlock()

@@ -110,6 +110,7 @@ type Engine struct {
 	awake    map[*edge]struct{}
 	breakers map[workerKey]*limiter.Breaker // this runner's circuits to workers
 	paused   []*edge                        // through River
+	poking   bool                           // the fetcher will be poked in a moment
 	current  *life                          // nil before Start
 
 	wakeFetch chan struct{}

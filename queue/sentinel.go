@@ -176,3 +176,17 @@ func (e *Engine) pokeFetcherAnyway() {
 		e.pokeFetcher()
 	}
 }
+
+// pokeIn lets the fetcher look in a moment at edges whose calls are held back. The caller holds the lock.
+func (e *Engine) pokeIn(wait time.Duration) {
+	if e.poking {
+		return
+	}
+	e.poking = true
+	time.AfterFunc(wait, func() {
+		e.mu.Lock()
+		e.poking = false
+		e.mu.Unlock()
+		e.pokeFetcherAnyway()
+	})
+}

@@ -56,33 +56,47 @@ func (e *Engine) room(to *edge, now time.Time) int {
 	if !e.running || to.paused || !e.current.fresh() { // what it claimed without a lease would be taken over at once
 		return 0
 	}
-	n := min(e.slots, to.to.mostAtOnce(e.config.NodeSlots)-to.to.calls)
+	n := min(e.slots, to.to.mostAtOnce(e.config.NodeSlots)-to.to.calls, fairShare(e.slots, to.version.topology.calls))
 	if n <= 0 {
 		return 0
 	}
 	if b := e.breakers[to.to.worker]; b != nil {
-		return b.Room(now, n)
+		n = b.Room(now, n)
 	}
-	return n
+	return to.to.brake.Room(now, n)
 }
+
+// fairShare is how many slots a topology may take that has some: as long as it has no more than four times as many as are
+// free. So one that wants all gets four fifths, two get four ninths each, ten a bit less than a tenth each, and there
+// are always free ones for those that want few.
+func fairShare(free, has int) int { return (4*free - has + 4) / 5 }
 
 // reserve takes n slots of an edge's node. The caller holds the lock and has asked room.
 func (e *Engine) reserve(to *edge, n int) {
 	e.slots -= n
 	to.to.calls += n
+	to.version.topology.calls += n
+	to.to.brake.Take(n)
 	e.calls.Add(n)
 	if b := e.breakers[to.to.worker]; b != nil && n > 0 {
 		b.Start()
 	}
 }
 
-// unreserve gives slots back that were taken for calls that are over, or never were. The caller holds the lock.
+// unneeded gives slots back that were taken for calls that were not made. The caller holds the lock.
+func (e *Engine) unneeded(to *edge, n int) {
+	to.to.brake.Give(n)
+	e.unreserve(to, n)
+}
+
+// unreserve gives slots back that were taken for calls that are over. The caller holds the lock.
 func (e *Engine) unreserve(to *edge, n int) {
 	if n == 0 {
 		return
 	}
 	e.slots += n
 	to.to.calls -= n
+	to.version.topology.calls -= n
 	e.calls.Add(-n)
 	if len(e.awake) > 0 {
 		e.pokeFetcher()
