@@ -300,5 +300,7 @@ func TestReadOnlyDatabase(t *testing.T) {
 	const end = `select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'sluice %'`
 	r.trouble(
 		func() { r.super(`alter database sluice set default_transaction_read_only = on`, end) },
-		func() { r.super(`set default_transaction_read_only = off`, `alter database sluice reset default_transaction_read_only`, end) })
+		func() {
+			r.super(`set default_transaction_read_only = off`, `alter database sluice reset default_transaction_read_only`, end)
+		})
 }
