@@ -14,6 +14,7 @@ const (
 	checkViolation   = "23514"
 	duplicateTable   = "42P07"
 	lockNotAvailable = "55P03"
+	readOnly         = "25006"
 )
 
 // sqlState is the code in an answer of Postgres, or "" where err is something else.

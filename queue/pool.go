@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -31,5 +32,10 @@ func open(ctx context.Context, url string, size int, settings map[string]string)
 	}
 	config.MaxConns = int32(size)
 	maps.Copy(config.ConnConfig.RuntimeParams, settings)
+	// A session that was opened while the database was read-only, during a fail-over say, stays so for as long as it lives.
+	whether := config.ConnConfig.OnPgError
+	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
+		return err.Code != readOnly && whether(conn, err)
+	}
 	return pgxpool.NewWithConfig(ctx, config)
 }
