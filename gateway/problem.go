@@ -169,7 +169,8 @@ func isPassing(err error) bool {
 			"53", // out of disk, memory or connections
 			"55", // lock timeout
 			"57", // shut down, crashed, took too long
-			"58": // its disk
+			"58", // its disk
+			"XX": // its own fault
 			return true
 		}
 		return false

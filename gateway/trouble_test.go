@@ -17,9 +17,14 @@ import (
 
 // pipe leads to a database, until it is cut or blocked.
 type pipe struct {
-	url string
+	url           string
+	near          string // where it begins
+	network, base string // where it leads to
+	t             *testing.T
+	running       sync.WaitGroup
 
 	mu      sync.Mutex
+	door    net.Listener
 	flows   bool // new connections lead somewhere
 	blocked chan struct{}
 	conns   map[net.Conn]bool
@@ -32,32 +37,55 @@ func newPipe(t *testing.T, url string) *pipe {
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	ok(t, err)
 	p := &pipe{
+		t: t, near: listener.Addr().String(),
 		url:   fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", config.User, listener.Addr(), config.Database),
 		flows: true, conns: map[net.Conn]bool{},
 	}
-	network, address := pgconn.NetworkAddress(config.Host, config.Port)
-	var running sync.WaitGroup
-	running.Go(func() {
+	p.network, p.base = pgconn.NetworkAddress(config.Host, config.Port)
+	p.listen(listener)
+	t.Cleanup(func() {
+		p.refuse()
+		p.running.Wait()
+	})
+	return p
+}
+
+func (p *pipe) listen(door net.Listener) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.door = door
+	p.running.Go(func() {
 		for {
-			near, err := listener.Accept()
+			near, err := door.Accept()
 			if err != nil {
 				return
 			}
-			far, err := (&net.Dialer{}).Dial(network, address)
+			far, err := (&net.Dialer{}).Dial(p.network, p.base)
 			if err != nil || !p.keep(near, far) {
 				near.Close()
 				continue
 			}
-			running.Go(func() { p.copy(near, far) })
-			running.Go(func() { p.copy(far, near) })
+			p.running.Go(func() { p.copy(near, far) })
+			p.running.Go(func() { p.copy(far, near) })
 		}
 	})
-	t.Cleanup(func() {
-		listener.Close()
-		p.cut()
-		running.Wait()
-	})
-	return p
+}
+
+// refuse is cut, and nobody is there any more who would let a connection in.
+func (p *pipe) refuse() {
+	p.mu.Lock()
+	p.door.Close()
+	p.mu.Unlock()
+	p.cut()
+}
+
+// reopen undoes refuse.
+func (p *pipe) reopen() {
+	p.t.Helper()
+	door, err := (&net.ListenConfig{}).Listen(p.t.Context(), "tcp", p.near)
+	ok(p.t, err)
+	p.listen(door)
+	p.mend()
 }
 
 func (p *pipe) keep(conns ...net.Conn) bool {
