@@ -98,13 +98,17 @@ func newCatalog(pool *pgxpool.Pool, clock *databaseClock) *catalog {
 
 // shared runs a look-up once for all who ask at the same time. Whoever asked first may leave: the others still want it.
 func (c *catalog) shared(ctx context.Context, key string, find func(context.Context) (any, error)) (any, error) {
-	ctx = context.WithoutCancel(ctx)
-	v, err, _ := c.flight.Do(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	found := c.flight.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
 		defer cancel()
 		return find(ctx)
 	})
-	return v, err
+	select {
+	case r := <-found:
+		return r.Val, r.Err
+	case <-ctx.Done(): // the database may be silent for as long as a statement may take
+		return nil, ctx.Err()
+	}
 }
 
 // tenant returns what is known of a tenant's configuration, as fresh as refreshEvery.

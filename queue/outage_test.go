@@ -345,3 +345,22 @@ func TestWorkerRemoved(t *testing.T) {
 		t.Errorf("%d messages in the trash", n)
 	}
 }
+
+// A producer who has no more time hears so, whatever the engine waits for: here, to be told where its events go.
+func TestAcceptInTime(t *testing.T) {
+	t.Parallel()
+	pool, w := openWired(t, pgtest.New(t))
+	r := newRig(t, pool)
+	r.publish(point)
+	e, err := queue.New(t.Context(), pool, queue.Config{})
+	ok(t, err)
+	t.Cleanup(func() { w.hangUp("sluice.configuration"); ok(t, e.Stop(context.Background())) })
+	w.cutSome(deaf, "from sluice.configuration where", 0, 1<<30)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	asked := time.Now()
+	_, err = e.Accept(ctx, queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: []byte("x")})
+	if took := time.Since(asked); !errors.Is(err, queue.ErrUnavailable) || took > 5*time.Second {
+		t.Errorf("%v after %v", err, took)
+	}
+}
