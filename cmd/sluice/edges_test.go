@@ -14,8 +14,9 @@ func TestEdgesCommand(t *testing.T) {
 	w, _ := startServe(t)
 	slow := newSlowWorker(t)
 	w.run("worker", "add", "slow", slow.URL).exits(exitOK)
-	w.typing("topology: full\nbounds: {messages: 2, bytes: 1536KiB}\nnodes:\n  in: {kind: start, followers: [out]}\n  out: {kind: custom, worker: slow, concurrency: 1}\n").
+	w.typing("topology: full\nbounds: {messages: 2, bytes: 1536KiB}\nnodes:\n  in: {kind: start, followers: [out]}\n  out: {kind: custom, worker: slow, concurrency: 1, order_by: X-Customer}\n").
 		run("topology", "apply", "-", "--enable").exits(exitOK)
+	w.run("topology", "show", "full").exits(exitOK).says("2 messages, 1.5 MiB", "CONCURRENCY", "x-customer")
 	shows := func(want string, args ...string) {
 		t.Helper()
 		if got := strings.Join(strings.Fields(w.run(append([]string{"topology", "edges", "full"}, args...)...).ok()), " "); !strings.HasSuffix(got, want) {

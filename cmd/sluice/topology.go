@@ -415,6 +415,7 @@ func (v versionView) write(w io.Writer) {
 		"Applied", when(v.CreatedAt)+" by "+v.CreatedBy,
 		"Published", published,
 		"Holds", held(v.Held),
+		"Bounds", bounds(v.Graph.Bounds),
 	)
 	fmt.Fprintln(w)
 	var all [][]string
@@ -423,9 +424,24 @@ func (v versionView) write(w io.Writer) {
 		if n.Worker != "" {
 			calls = n.Worker + "/" + n.Action
 		}
-		all = append(all, []string{n.Name, string(n.Kind), calls, n.Application, strings.Join(n.Followers, ", ")})
+		atOnce := ""
+		if n.Concurrency != 0 {
+			atOnce = strconv.Itoa(n.Concurrency)
+		}
+		all = append(all, []string{n.Name, string(n.Kind), calls, n.Application, atOnce, n.OrderBy.String(), strings.Join(n.Followers, ", ")})
 	}
-	table(w, "NODE KIND CALLS APPLICATION FOLLOWERS", all...)
+	table(w, "NODE KIND CALLS APPLICATION CONCURRENCY ORDER_BY FOLLOWERS", all...)
+}
+
+func bounds(b topology.Bounds) string {
+	var most []string
+	if b.Messages != 0 {
+		most = append(most, count(b.Messages, "message"))
+	}
+	if b.Bytes != 0 {
+		most = append(most, amount(b.Bytes))
+	}
+	return strings.Join(most, ", ")
 }
 
 func held(h *queue.Held) string {
