@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/singleflight"
 
 	"sluice/limiter"
@@ -64,7 +63,7 @@ type workerKey struct {
 // catalog is what the engine remembers of the configuration. Versions and edges never change and are kept; what names
 // lead to, and workers, is kept while the tenant's revision stays what it was, which is looked at every refreshEvery.
 type catalog struct {
-	pool   *pgxpool.Pool
+	pool   database
 	clock  *databaseClock // set whenever the database is asked anyway
 	flight singleflight.Group
 
@@ -92,7 +91,7 @@ type routeKey struct {
 // refreshEvery bounds how long a change goes unseen by a node: well within the second that enabling may take.
 const refreshEvery = 400 * time.Millisecond
 
-func newCatalog(pool *pgxpool.Pool, clock *databaseClock) *catalog {
+func newCatalog(pool database, clock *databaseClock) *catalog {
 	return &catalog{pool: pool, clock: clock, versions: map[int64]*version{}, uses: map[topologyKey]*topologyUse{}, edges: map[int64]*edge{}, tenants: map[int64]*tenantConfig{}}
 }
 

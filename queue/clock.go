@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // databaseClock tells the database's time between two readings of it, by this machine's monotonic clock. Wall clocks of
@@ -19,7 +18,7 @@ type databaseClock struct {
 	at   time.Time // ... at this moment here; its monotonic part is what counts
 }
 
-func (c *databaseClock) read(ctx context.Context, pool *pgxpool.Pool) error {
+func (c *databaseClock) read(ctx context.Context, pool database) error {
 	var base time.Time
 	before := time.Now()
 	if err := pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&base); err != nil {

@@ -33,6 +33,7 @@ const (
 	nodeNameEnv  = "SLUICE_TEST_NODE_NAME"
 	nodeLeaseEnv = "SLUICE_TEST_NODE_LEASE"
 	nodeMemory   = "SLUICE_TEST_NODE_MEMORY" // bytes
+	nodePooled   = "SLUICE_TEST_NODE_POOLED" // anything: there is a pooler before the database
 )
 
 // runNode serves events and runs messages until its standard input ends, as it does when the parent dies.
@@ -52,11 +53,17 @@ func serveNode(log *slog.Logger) error {
 		return err
 	}
 	memory, _ := strconv.ParseInt(os.Getenv(nodeMemory), 10, 64) // none: the default
-	pool, err := queue.Open(ctx, os.Getenv(nodeEnv), 12)
+	open, pooled := queue.Open, os.Getenv(nodePooled) != ""
+	if pooled {
+		open = queue.OpenPooled
+	}
+	pool, err := open(ctx, os.Getenv(nodeEnv), 12)
 	if err != nil {
 		return err
 	}
-	engine, err := queue.New(ctx, pool, queue.Config{Logger: log, Name: os.Getenv(nodeNameEnv), Lease: lease, Memory: memory})
+	engine, err := queue.New(ctx, pool, queue.Config{
+		Logger: log, Name: os.Getenv(nodeNameEnv), Lease: lease, Memory: memory, Pooled: pooled,
+	})
 	if err != nil {
 		return err
 	}

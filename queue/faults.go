@@ -47,6 +47,12 @@ func isPassing(err error) bool {
 	return false
 }
 
+// isMissing tells whether Postgres, or what stands in for it, does not have what a statement asks for.
+func isMissing(err error) bool {
+	state := sqlState(err)
+	return len(state) == 5 && (state[:2] == "0A" || state[:2] == "42")
+}
+
 // isStored tells whether a row was there already. Ids are made to be unique, so it is the row of an earlier try whose
 // answer was lost, and which was still on its way when it was looked for.
 func isStored(err error) bool { return sqlState(err) == uniqueViolation }

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,13 +23,13 @@ type want struct {
 }
 
 func (e *Engine) fetchLoop(ctx context.Context) {
-	var conn *pgxpool.Conn
+	var conn sender
 	drop := func() {
-		if conn != nil {
-			conn.Conn().Close(context.WithoutCancel(ctx)) // its settings must not go back to the pool
-			conn.Release()
-			conn = nil
+		if own, ok := conn.(*pgxpool.Conn); ok {
+			own.Conn().Close(context.WithoutCancel(ctx)) // its settings must not go back to the pool
+			own.Release()
 		}
+		conn = nil
 	}
 	defer drop()
 	for try := 0; ctx.Err() == nil; {
@@ -74,16 +75,21 @@ func (e *Engine) fetchLoop(ctx context.Context) {
 
 // openFetcher takes a connection of its own and holds the planner to index scans. A claim prepared while the queue was
 // empty is otherwise kept with a plan that reads the whole table (measured: 8,400 jobs/s against 28,200).
-func (e *Engine) openFetcher(ctx context.Context) (*pgxpool.Conn, error) {
+func (e *Engine) openFetcher(ctx context.Context) (sender, error) {
+	if e.config.Pooled {
+		return newPooled(e.conns, slices.Concat(engineSettings, fetcherSettings)...), nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	conn, err := e.pool.Acquire(ctx)
+	conn, err := e.conns.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, `set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off`); err != nil {
-		conn.Release()
-		return nil, err
+	for _, s := range fetcherSettings {
+		if _, err := conn.Exec(ctx, `select set_config($1, $2, false)`, s.name, s.value); err != nil {
+			conn.Release()
+			return nil, err
+		}
 	}
 	return conn, nil
 }
@@ -160,7 +166,7 @@ type claimedRow struct {
 }
 
 // fetch claims messages and starts their calls.
-func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) error {
+func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 	l := e.life()
 	byQueue := make(map[string]*want, len(wants))
 	for i := range wants {
@@ -225,7 +231,7 @@ func (e *Engine) fetch(ctx context.Context, conn *pgxpool.Conn, wants []want) er
 
 // claim runs the statements that claim messages: one for the nodes that this runner alone limits, and one for those whose
 // calls all runners count together, if there are any.
-func claim(ctx context.Context, conn *pgxpool.Conn, l *life, wants []want) (claimed []claimedRow, err error) {
+func claim(ctx context.Context, conn sender, l *life, wants []want) (claimed []claimedRow, err error) {
 	var own, limited wantArrays
 	for _, w := range wants {
 		if w.edge.to.limited() {

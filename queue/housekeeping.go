@@ -100,9 +100,10 @@ func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 	river.AddWorker(workers, &lanesWork{engine: e})
 	river.AddWorker(workers, messageWorker{})
 	river.AddWorker(workers, laneWorker{})
-	client, err := river.NewClient(riverpgxv5.New(e.pool), &river.Config{
+	client, err := river.NewClient(riverpgxv5.New(e.conns), &river.Config{
 		CompletedJobRetentionPeriod: time.Hour,
 		FetchPollInterval:           30 * time.Second,
+		PollOnly:                    e.config.PollOnly,
 		Logger:                      slog.New(quiet{e.log.Handler()}),
 		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{})},
 		Queues:                      map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},

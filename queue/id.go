@@ -3,15 +3,13 @@ package queue
 import (
 	"context"
 	"sync"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // idBlock hands out job ids, which are message numbers, from blocks taken from River's sequence. A hand-off knows its
 // successors' ids before it is sent, so that a commit whose answer was lost can be found again. Ids of a block that an
 // engine did not use are lost; nothing needs them without gaps.
 type idBlock struct {
-	pool *pgxpool.Pool
+	pool database
 
 	mu   sync.Mutex
 	free []int64

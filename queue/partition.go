@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // partitionDays is how many days ahead partitions exist. What comes later, should no engine have run for so long, goes
@@ -23,7 +22,7 @@ var partitioned = []struct{ table, with string }{
 
 // ensurePartitions creates the partitions of today and the days to come. A partition is made as a table of its own and
 // then attached, which does not stop those who use the parent. Any number of engines may call it at once.
-func ensurePartitions(ctx context.Context, pool *pgxpool.Pool) error {
+func ensurePartitions(ctx context.Context, pool database) error {
 	var today time.Time
 	rows, _ := pool.Query(ctx, `
 		select c.relname from pg_inherits i

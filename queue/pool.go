@@ -3,7 +3,9 @@ package queue
 import (
 	"context"
 	"maps"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -14,15 +16,33 @@ import (
 // connections it opens; an engine that runs messages needs about 12: its committers, fetcher, listener, beat and
 // housekeeping, and a few to spare.
 func Open(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
-	return open(ctx, url, size, map[string]string{
-		"sluice.tenant_id": "*", "enable_seqscan": "off", "jit": "off", "application_name": "sluice engine",
-	})
+	settings := map[string]string{"application_name": "sluice engine"}
+	for _, s := range engineSettings {
+		settings[s.name] = s.value
+	}
+	return open(ctx, url, size, settings)
 }
 
-// OpenForTenants returns a pool whose sessions see no tenant until a transaction says for whom it acts. It is small and
-// its statements are short: what people look at must not slow what moves.
+// OpenPooled returns a pool of connections to a pooler that shares out sessions by transaction: no session is set up, and
+// no statement stays prepared. It is for an engine with [Config.Pooled], and for what says in each transaction for whom it
+// acts.
+func OpenPooled(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = int32(size)
+	config.ConnConfig.RuntimeParams["application_name"] = "sluice"
+	if !strings.Contains(url, "default_query_exec_mode") { // who knows that the pooler keeps prepared statements may say so
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// OpenForTenants returns a pool whose sessions see no tenant until a transaction says for whom it acts, as
+// process.ForTenant does. It is small: what people look at must not slow what moves.
 func OpenForTenants(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
-	return open(ctx, url, size, map[string]string{"statement_timeout": "15s", "application_name": "sluice gateway"})
+	return open(ctx, url, size, map[string]string{"application_name": "sluice gateway"})
 }
 
 func open(ctx context.Context, url string, size int, settings map[string]string) (*pgxpool.Pool, error) {

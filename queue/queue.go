@@ -51,8 +51,16 @@ type Config struct {
 	Lease time.Duration
 	Beat  time.Duration
 
-	// Sweep is how often a runner looks for work that nobody told it about. Default 1 s.
+	// Sweep is how often a runner looks for work that nobody told it about. Default 1 s, and 200 ms with PollOnly.
 	Sweep time.Duration
+
+	// PollOnly leaves LISTEN and NOTIFY alone, which not every database that speaks Postgres has: work that another engine
+	// made is found by sweeps.
+	PollOnly bool
+
+	// Pooled says that the pool leads to a pooler that shares out sessions by transaction: see [OpenPooled]. PollOnly goes
+	// with it.
+	Pooled bool
 
 	// Memory is how many bytes the bodies in flight take that are larger than 64 KiB: as much for those that are sent to
 	// workers, again for what workers answer, and again for events that wait to be stored. One node, or worker, takes half
@@ -76,6 +84,7 @@ const (
 	committers       = 2    // loops that commit hand-offs, and as many that commit events; see sluice.edge_count_slot_seq
 	flushItems       = 1000 // most results, or events, in one statement
 	flushBytes       = 8 << 20
+	pollSweep        = 200 * time.Millisecond
 	statementTimeout = 30 * time.Second // of one statement of the engine
 	lastWord         = 5 * time.Second  // that a stop takes for the database when its time is up
 	fetchAtOnce      = 500              // most messages claimed by one statement
@@ -85,7 +94,8 @@ const (
 
 // Engine accepts events and, once started, runs messages. Any number of engines may share a database.
 type Engine struct {
-	pool    *pgxpool.Pool
+	pool    database
+	conns   *pgxpool.Pool // beneath it
 	config  Config
 	log     *slog.Logger
 	catalog *catalog
@@ -116,6 +126,7 @@ type Engine struct {
 	wakeFetch chan struct{}
 	wakeAlarm chan time.Duration
 	orphans   chan struct{} // asks the fetcher to reconcile
+	sweepPace chan time.Duration
 	herald    *herald
 	tasks     *housekeeping
 
@@ -134,7 +145,7 @@ type Engine struct {
 
 // New returns an engine on a pool whose sessions act for all tenants (sluice.tenant_id = '*'); [Open] makes one. The
 // engine accepts events at once, and runs messages after [Engine.Start]. [Engine.Stop] ends both.
-func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
+func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -146,14 +157,22 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	c.NodeSlots = orDefault(c.NodeSlots, 100)
 	c.Lease = orDefault(c.Lease, 10*time.Second)
 	c.Beat = orDefault(c.Beat, c.Lease/5)
+	c.PollOnly = c.PollOnly || c.Pooled
+	if c.PollOnly {
+		c.Sweep = orDefault(c.Sweep, pollSweep)
+	}
 	c.Sweep = orDefault(c.Sweep, time.Second)
 	c.Memory = orDefault(c.Memory, 256<<20)
 	c.KeyTTL = orDefault(c.KeyTTL, 24*time.Hour)
 	if c.Caller == nil {
 		c.Caller = worker.NewClient(worker.Config{})
 	}
+	var pool database = conns
+	if c.Pooled {
+		pool = newPooled(conns, engineSettings...)
+	}
 	e := &Engine{
-		pool: pool, config: c, log: c.Logger,
+		pool: pool, conns: conns, config: c, log: c.Logger,
 		clock:     &databaseClock{},
 		ids:       &idBlock{pool: pool},
 		gauges:    gauges{known: map[topologyKey]*gauge{}},
@@ -170,11 +189,15 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 		wakeFetch: make(chan struct{}, 1),
 		wakeAlarm: make(chan time.Duration, 64),
 		orphans:   make(chan struct{}, 1),
+		sweepPace: make(chan time.Duration, 1),
 	}
 	e.catalog = newCatalog(pool, e.clock)
 	e.catalog.replies = newMemory(c.Memory)
 	if err := e.clock.read(ctx, pool); err != nil {
 		return nil, fmt.Errorf("read the database's clock: %w", err)
+	}
+	if err := seesAll(ctx, pool); err != nil {
+		return nil, err
 	}
 	if err := ensurePartitions(ctx, pool); err != nil {
 		return nil, fmt.Errorf("create partitions: %w", err)
@@ -182,12 +205,24 @@ func New(ctx context.Context, pool *pgxpool.Pool, c Config) (*Engine, error) {
 	if err := pool.QueryRow(ctx, `select $1 * nextval('sluice.edge_count_slot_seq')`, 2*committers).Scan(&e.slot); err != nil {
 		return nil, fmt.Errorf("take slots to count in: %w", err)
 	}
-	e.herald = newHerald(pool, e.log)
+	e.herald = newHerald(e)
 	for i := range int16(committers) {
 		e.accepts.Go(func() { e.acceptLoop(e.slot + i) })
 	}
 	e.accepts.Go(e.gaugeLoop)
 	return e, nil
+}
+
+// ErrSettingsLost says that an engine's sessions do not see the rows of all tenants.
+var ErrSettingsLost = errors.New("the sessions do not act for all tenants, as settings that they began with were lost: if a pooler stands between, say so")
+
+func seesAll(ctx context.Context, pool database) error {
+	var all bool
+	err := pool.QueryRow(ctx, `select coalesce(current_setting('sluice.tenant_id', true), '') = '*'`).Scan(&all)
+	if err == nil && !all {
+		err = ErrSettingsLost
+	}
+	return err
 }
 
 func orDefault[T int | int64 | time.Duration](v, byDefault T) T {
@@ -201,6 +236,9 @@ func orDefault[T int | int64 | time.Duration](v, byDefault T) T {
 func (e *Engine) Start(ctx context.Context) error {
 	if err := e.beginLife(ctx); err != nil {
 		return fmt.Errorf("begin a runner's life: %w", err)
+	}
+	if !e.config.PollOnly && !e.canListen(ctx) {
+		e.config.PollOnly, e.config.Sweep = true, min(e.config.Sweep, pollSweep)
 	}
 	tasks, err := startHousekeeping(ctx, e)
 	if err != nil {
@@ -222,7 +260,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.loops.Go(func() { e.readLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })
 	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
-	e.loops.Go(func() { e.listenLoop(loopCtx) })
+	if !e.config.PollOnly {
+		e.loops.Go(func() { e.listenLoop(loopCtx) })
+	}
 	return nil
 }
 

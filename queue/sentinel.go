@@ -60,6 +60,8 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 			err = e.ringAlarm(ctx, set)
 		case <-watches.C:
 			err = e.keepWatch(ctx)
+		case d := <-e.sweepPace:
+			sweeps.Reset(d)
 		case <-sweepNow:
 			err = e.sweep(ctx, set)
 		case <-sweeps.C:

@@ -115,6 +115,10 @@ func connectError(err error) error {
 	if !errors.As(err, &connect) {
 		return err
 	}
+	if strings.HasPrefix(cause(err), "unsupported startup parameter") {
+		return fmt.Errorf("the database at %s is behind a pooler (%s): serve with --pooled; other commands need a URL that leads to Postgres itself",
+			address(connect.Config), cause(err))
+	}
 	return fmt.Errorf("cannot connect to the database at %s: %s: check --database-url, and that Postgres runs", address(connect.Config), cause(connect))
 }
 

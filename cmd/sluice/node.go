@@ -51,10 +51,14 @@ type node struct {
 func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 	n := &node{config: c, failed: make(chan error, 1)}
 	var err error
-	if n.pool, err = queue.Open(ctx, c.databaseURL, c.engineConns); err != nil {
+	open, openForTenants := queue.Open, queue.OpenForTenants
+	if c.engine.Pooled {
+		open, openForTenants = queue.OpenPooled, queue.OpenPooled
+	}
+	if n.pool, err = open(ctx, c.databaseURL, c.engineConns); err != nil {
 		return nil, err
 	}
-	if n.tenants, err = queue.OpenForTenants(ctx, c.databaseURL, c.apiConns); err != nil {
+	if n.tenants, err = openForTenants(ctx, c.databaseURL, c.apiConns); err != nil {
 		n.close()
 		return nil, err
 	}
@@ -78,6 +82,9 @@ func (n *node) prepare(ctx context.Context) error {
 	c.Caller = n.caller
 	var err error
 	n.engine, err = queue.New(ctx, n.pool, c)
+	if errors.Is(err, queue.ErrSettingsLost) {
+		return usagef("the database is behind a pooler that loses settings: say --pooled, or give a URL that leads to Postgres itself")
+	}
 	return err
 }
 

@@ -17,6 +17,9 @@ type serveCmd struct {
 	Name        string        `from:"SLUICE_NAME" placeholder:"TEXT" help:"Name in the list of runners. Default: host and process id."`
 	Slots       int           `from:"SLUICE_SLOTS" default:"1000" help:"How many calls of workers are under way at once."`
 	NodeSlots   int           `from:"SLUICE_NODE_SLOTS" default:"100" help:"How many of them for one node that does not set its concurrency."`
+	Memory      byteSize      `from:"SLUICE_MEMORY" default:"256MiB" placeholder:"SIZE" help:"What large bodies take that are on their way to workers; as much again for those that come back, and for events that wait to be stored."`
+	PollOnly    bool          `from:"SLUICE_POLL_ONLY" help:"Neither listen nor notify, for databases that cannot: look for work every 200 ms instead."`
+	Pooled      bool          `from:"SLUICE_POOLED" help:"The database is behind a pooler that shares out sessions by transaction, such as PgBouncer. It includes --poll-only."`
 	EngineConns int           `from:"SLUICE_ENGINE_CONNS" default:"16" help:"Connections to the database for moving messages; 12 at least."`
 	APIConns    int           `name:"api-conns" from:"SLUICE_API_CONNS" default:"8" help:"Connections to the database for the API; small, so that looking does not slow moving."`
 	MaxBody     int64         `from:"SLUICE_MAX_BODY" placeholder:"BYTES" help:"Largest body of an event. Default: 5 MiB."`
@@ -56,7 +59,9 @@ func (c serveCmd) Run(ctx context.Context, p *program) error {
 	n, err := openNode(ctx, nodeConfig{
 		listener: listener, databaseURL: url,
 		gateway: slices.Contains(c.Roles, "gateway"), runner: slices.Contains(c.Roles, "runner"),
-		engine:      queue.Config{Name: c.Name, Slots: c.Slots, NodeSlots: c.NodeSlots, KeyTTL: c.KeyTTL},
+		engine: queue.Config{
+			Name: c.Name, Slots: c.Slots, NodeSlots: c.NodeSlots, KeyTTL: c.KeyTTL, Memory: int64(c.Memory), PollOnly: c.PollOnly, Pooled: c.Pooled,
+		},
 		engineConns: c.EngineConns, apiConns: c.APIConns, maxBody: c.MaxBody, keepHeaders: c.KeepHeaders, log: log,
 	})
 	if err != nil {

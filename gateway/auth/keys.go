@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"sluice/queue/process"
 )
 
 const (
@@ -60,7 +62,7 @@ type batch struct {
 	err   error          // once done
 }
 
-// New returns the keys of a database. The pool's sessions act for all tenants: whose key it is, is not known before.
+// New returns the keys of a database. They are looked up among those of all tenants: whose key it is, is not known before.
 func New(pool *pgxpool.Pool) *Keys {
 	return &Keys{
 		pool: pool, now: time.Now, turn: make(chan struct{}, 1),
@@ -168,24 +170,24 @@ func (k *Keys) read(ctx context.Context, ids []string, until time.Time) (map[str
 	for _, id := range ids {
 		found[id] = row{until: until}
 	}
-	rows, err := k.pool.Query(ctx, `
-		select public_id, hash, tenant_id, id, name, scopes
-		from sluice.api_key
-		where public_id = any($1) and revoked_at is null`, ids)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		publicID string
-		hash     []byte
-		p        Principal
-	)
-	_, err = pgx.ForEachRow(rows, []any{&publicID, &hash, &p.TenantID, &p.KeyID, &p.KeyName, &p.Scopes}, func() error {
-		r := row{principal: p, until: until}
-		copy(r.hash[:], hash)
-		found[publicID] = r
-		p.Scopes = nil // the next row's must not be written over this one's
-		return nil
+	err := process.ForAllTenants(ctx, k.pool, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			select public_id, hash, tenant_id, id, name, scopes
+			from sluice.api_key
+			where public_id = any($1) and revoked_at is null`, ids)
+		var (
+			publicID string
+			hash     []byte
+			p        Principal
+		)
+		_, err := pgx.ForEachRow(rows, []any{&publicID, &hash, &p.TenantID, &p.KeyID, &p.KeyName, &p.Scopes}, func() error {
+			r := row{principal: p, until: until}
+			copy(r.hash[:], hash)
+			found[publicID] = r
+			p.Scopes = nil // the next row's must not be written over this one's
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err
