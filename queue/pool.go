@@ -27,12 +27,10 @@ func Open(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
 // no statement stays prepared. It is for an engine with [Config.Pooled], and for what says in each transaction for whom it
 // acts.
 func OpenPooled(ctx context.Context, url string, size int) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(url)
+	config, err := configure(url, size, map[string]string{"application_name": "sluice"})
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = int32(size)
-	config.ConnConfig.RuntimeParams["application_name"] = "sluice"
 	if !strings.Contains(url, "default_query_exec_mode") { // who knows that the pooler keeps prepared statements may say so
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
@@ -46,6 +44,14 @@ func OpenForTenants(ctx context.Context, url string, size int) (*pgxpool.Pool, e
 }
 
 func open(ctx context.Context, url string, size int, settings map[string]string) (*pgxpool.Pool, error) {
+	config, err := configure(url, size, settings)
+	if err != nil {
+		return nil, err
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+func configure(url string, size int, settings map[string]string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -57,5 +63,5 @@ func open(ctx context.Context, url string, size int, settings map[string]string)
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
 		return err.Code != readOnly && whether(conn, err)
 	}
-	return pgxpool.NewWithConfig(ctx, config)
+	return config, nil
 }
