@@ -28,17 +28,16 @@ func measureBacklog(ctx context.Context, r *run) ([]Result, error) {
 		}
 	}
 	waiting, events, sample := r.scaled(2_000_000), r.scaled(30_000), r.scaled(200_000)
-	beside := Result{Unit: "hops/s", BaselineName: "hops/s without a backlog"}
-	drained := Result{Unit: "messages/s", BaselineName: "messages/s of a small backlog"}
-
 	// A first run makes the caches and the catalog warm, for it is the same server from here on.
-	if _, err := l.handOffRate(ctx, "warm-up", max(events/10, 1)); err != nil {
+	if _, err := l.handOffSpeed(ctx, "warm-up", max(events/10, 1)); err != nil {
 		return nil, err
 	}
-	if beside.Baseline, err = l.handOffRate(ctx, "before", events); err != nil {
+	without, err := l.handOffSpeed(ctx, "before", events)
+	if err != nil {
 		return nil, err
 	}
-	if drained.Baseline, err = l.drainRate(ctx, "small", sample, sample); err != nil {
+	small, err := l.drainSpeed(ctx, "small", sample, sample)
+	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -48,44 +47,47 @@ func measureBacklog(ctx context.Context, r *run) ([]Result, error) {
 	if err := l.fill(ctx, "pile", waiting); err != nil {
 		return nil, err
 	}
-	beside.add("backlog", float64(waiting), "messages")
-	beside.add("filled in", time.Since(start).Seconds(), "s")
-	if beside.Rate, err = l.handOffRate(ctx, "beside", events); err != nil {
+	filled := time.Since(start)
+	with, err := l.handOffSpeed(ctx, "beside", events)
+	if err != nil {
 		return nil, err
 	}
-	drained.Rate, err = l.drainPile(ctx, "pile", sample)
-	drained.add("backlog", float64(waiting), "messages")
+	large, err := l.drainPile(ctx, "pile", sample)
+	beside := Result{Unit: "hops/s", BaselineName: "hops/s without a backlog"}
+	beside.compare(with, without)
+	beside.add("backlog", float64(waiting), "messages")
+	beside.add("filled in", filled.Seconds(), "s")
+	drained := Result{Unit: "messages/s", BaselineName: "messages/s of a small backlog"}
+	drained.compare(large, small)
 	return []Result{beside, drained}, err
 }
 
-// drainRate fills the edge of a new topology and drains a sample of it.
-func (l *lab) drainRate(ctx context.Context, name string, waiting, sample int) (float64, error) {
+// drainSpeed fills the edge of a new topology and drains a sample of it.
+func (l *lab) drainSpeed(ctx context.Context, name string, waiting, sample int) (speed, error) {
 	if err := l.publish(ctx, line{name: name, hops: 1, worker: "down"}); err != nil {
-		return 0, err
+		return speed{}, err
 	}
 	if err := l.fill(ctx, name, waiting); err != nil {
-		return 0, err
+		return speed{}, err
 	}
 	return l.drainPile(ctx, name, sample)
 }
 
 // drainPile tells how many messages a second leave the edge of a topology, by the first so many that do. Messages of
 // other topologies are not worked.
-func (l *lab) drainPile(ctx context.Context, name string, sample int) (rate float64, err error) {
+func (l *lab) drainPile(ctx context.Context, name string, sample int) (got speed, err error) {
 	calls := newCountdown(sample)
 	engine, err := queue.New(ctx, l.pool, queue.Config{Slots: handOffSlots, NodeSlots: handOffSlots, Caller: instant(name, calls.done)})
 	if err != nil {
-		return 0, err
+		return got, err
 	}
 	defer stop(ctx, engine, &err)
-	start := time.Now()
-	if err := engine.Start(ctx); err != nil {
-		return 0, err
-	}
-	if err := calls.wait(ctx); err != nil {
-		return 0, err
-	}
-	return float64(sample) / time.Since(start).Seconds(), nil
+	return l.timed(ctx, sample, func() error {
+		if err := engine.Start(ctx); err != nil {
+			return err
+		}
+		return calls.wait(ctx)
+	})
 }
 
 // newProcessID makes a process's id in SQL as the engine makes it: a UUIDv7.

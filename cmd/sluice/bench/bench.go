@@ -134,6 +134,10 @@ var scenarios = []scenario{
 		{"CPU", "<=", 1, "%"}, {"memory", "<=", 50, "MB"}, {"start", "<=", 2, "s"}, {"queries", "<=", 5, "/s"},
 	}}}, measureIdle},
 	{"neighbour", []row{{"neighbour", []goal{{"ratio", "<=", 1.2, ""}}}}, measureNeighbour},
+	{"order", []row{
+		{"order", []goal{{"ratio", ">=", 0.9, ""}}},
+		{"order-hot", []goal{{"rate", ">=", 20_000, ""}}},
+	}, measureOrder},
 	{"cost", []row{{"cost", nil}}, measureCost},
 }
 

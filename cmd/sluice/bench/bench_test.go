@@ -146,7 +146,7 @@ func TestFill(t *testing.T) {
 		t.Fatal(err)
 	}
 	clean(t, l, queue.Places{Processes: messages, Total: messages, Waiting: messages})
-	if _, err := l.drain(t.Context(), engine, "pile", calls); err != nil {
+	if err := l.drain(t.Context(), engine, "pile", calls); err != nil {
 		t.Fatal(err)
 	}
 	clean(t, l, queue.Places{Processes: messages, Total: messages, Done: messages})

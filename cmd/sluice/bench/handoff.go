@@ -2,6 +2,9 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -33,11 +36,13 @@ func measureHandOff(ctx context.Context, r *run) ([]Result, error) {
 	if err := l.addWorker(ctx, "bench", nowhere); err != nil {
 		return nil, err
 	}
-	got := Result{Unit: "hops/s", BaselineName: "River no-op jobs/s"}
-	got.Baseline, err = between(
-		func() (float64, error) { return river.riverNoOps(ctx, r.scaled(60_000)) },
-		func() (err error) { got.Rate, err = l.handOffRate(ctx, "line", r.scaled(30_000)); return err },
+	var through speed
+	baseline, err := between(
+		func() (speed, error) { return river.riverNoOps(ctx, r.scaled(60_000)) },
+		func() (err error) { through, err = l.handOffSpeed(ctx, "line", r.scaled(30_000)); return err },
 	)
+	got := Result{Unit: "hops/s", BaselineName: "River no-op jobs/s"}
+	got.compare(through, baseline)
 	return []Result{got}, err
 }
 
@@ -53,28 +58,56 @@ func instant(topology string, done func()) queue.Caller {
 	})
 }
 
-// handOffRate publishes a topology and tells how many hops a second its events make, once they wait on its first edge.
-func (l *lab) handOffRate(ctx context.Context, topology string, events int) (rate float64, err error) {
-	if err := l.publish(ctx, line{name: topology, hops: handOffHops, worker: "bench"}); err != nil {
-		return 0, err
+// handOffSpeed is how fast events go through five nodes of a new topology.
+func (l *lab) handOffSpeed(ctx context.Context, topology string, events int) (speed, error) {
+	return l.speed(ctx, line{name: topology, hops: handOffHops, worker: "bench"}, load{events: events})
+}
+
+// load is what is accepted by a topology.
+type load struct {
+	events int
+	keys   int // among which they are dealt out, by the header "key"; 0: they have none
+}
+
+// speed publishes a topology and tells how many hops a second its events make, once they wait on its first edge. Their
+// worker answers at once.
+func (l *lab) speed(ctx context.Context, through line, of load) (got speed, err error) {
+	if err := l.publish(ctx, through); err != nil {
+		return got, err
 	}
-	calls := newCountdown(events * handOffHops)
-	engine, err := queue.New(ctx, l.pool, queue.Config{Slots: handOffSlots, NodeSlots: handOffSlots, Caller: instant(topology, calls.done)})
+	hops := of.events * through.hops
+	calls := newCountdown(hops)
+	engine, err := queue.New(ctx, l.pool, queue.Config{Slots: handOffSlots, NodeSlots: handOffSlots, Caller: instant(through.name, calls.done)})
 	if err != nil {
-		return 0, err
+		return got, err
 	}
 	defer stop(ctx, engine, &err)
-	if err := acceptAll(ctx, engine, topology, events); err != nil {
-		return 0, err
+	if err := of.accept(ctx, engine, through.name); err != nil {
+		return got, err
 	}
 	if err := l.settle(ctx); err != nil {
-		return 0, err
+		return got, err
 	}
-	took, err := l.drain(ctx, engine, topology, calls)
-	if err != nil {
-		return 0, err
+	return l.timed(ctx, hops, func() error { return l.drain(ctx, engine, through.name, calls) })
+}
+
+// accept stores the events without a runner, so that they wait when the clock starts.
+func (of load) accept(ctx context.Context, engine *queue.Engine, topology string) error {
+	batch := slices.Repeat([]queue.Event{{Tenant: tenant, Topology: topology, Node: "in", Body: text(1024)}}, 1000)
+	next := 0
+	for left := of.events; left > 0; left -= len(batch) {
+		if of.keys > 0 {
+			for i := range batch {
+				batch[i].Headers = map[string]string{"key": strconv.Itoa(next % of.keys)}
+				next++
+			}
+		}
+		_, errs := engine.AcceptMany(ctx, batch[:min(left, len(batch))])
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
 	}
-	return float64(events*handOffHops) / took.Seconds(), nil
+	return nil
 }
 
 type noOp struct {
@@ -94,7 +127,7 @@ func (w *noOpWorker) Work(context.Context, *river.Job[noOp]) error {
 }
 
 // riverNoOps is how many jobs that do nothing River works in a second, tuned for it: many workers, a short cooldown.
-func (l *lab) riverNoOps(ctx context.Context, jobs int) (float64, error) {
+func (l *lab) riverNoOps(ctx context.Context, jobs int) (speed, error) {
 	w := &noOpWorker{jobs: newCountdown(jobs)}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
@@ -106,38 +139,36 @@ func (l *lab) riverNoOps(ctx context.Context, jobs int) (float64, error) {
 		Logger:        silent,
 	})
 	if err != nil {
-		return 0, err
+		return speed{}, err
 	}
 	params := make([]river.InsertManyParams, 0, 5000)
 	for i := range jobs {
 		params = append(params, river.InsertManyParams{Args: noOp{N: i}, InsertOpts: &river.InsertOpts{Queue: "bench"}})
 		if len(params) == cap(params) || i == jobs-1 {
 			if _, err := client.InsertManyFast(ctx, params); err != nil {
-				return 0, err
+				return speed{}, err
 			}
 			params = params[:0]
 		}
 	}
 	if err := l.settle(ctx); err != nil {
-		return 0, err
+		return speed{}, err
 	}
-	start := time.Now()
-	if err := client.Start(ctx); err != nil {
-		return 0, err
+	got, err := l.timed(ctx, jobs, func() error {
+		if err := client.Start(ctx); err != nil {
+			return err
+		}
+		if err := w.jobs.wait(ctx); err != nil {
+			_ = client.StopAndCancel(context.WithoutCancel(ctx)) // the run is over
+			return err
+		}
+		// The last completions are still on their way to the database; they belong to the work.
+		return until(ctx, l.pool, `select not exists (select from river.river_job where queue = 'bench' and state <> 'completed')`)
+	})
+	if err != nil {
+		return got, err
 	}
-	if err := w.jobs.wait(ctx); err != nil {
-		_ = client.StopAndCancel(context.WithoutCancel(ctx)) // the run is over
-		return 0, err
-	}
-	// The last completions are still on their way to the database; they belong to the work.
-	if err := until(ctx, l.pool, `select not exists (select from river.river_job where queue = 'bench' and state <> 'completed')`); err != nil {
-		return 0, err
-	}
-	took := time.Since(start)
 	err = client.Stop(context.WithoutCancel(ctx))
 	_, truncErr := l.pool.Exec(ctx, `truncate river.river_job`)
-	if err == nil {
-		err = truncErr
-	}
-	return float64(jobs) / took.Seconds(), err
+	return got, errors.Join(err, truncErr)
 }

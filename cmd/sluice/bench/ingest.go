@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,50 +46,52 @@ func (r *run) ingest(ctx context.Context, size, requests int) (Result, error) {
 	}
 	defer l.close()
 	body := text(size)
-	load := post{connections: ingestConnections, body: func(int) []byte { return body }}
+	posts := post{connections: ingestConnections, body: func(int) []byte { return body }}
 	plain, stopPlain, err := l.plainServer(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	defer stopPlain()
 	got := Result{Unit: "events/s", BaselineName: "one INSERT and commit a request/s"}
+	var through speed
 	var plainP99 float64
-	got.Baseline, err = between(
-		func() (float64, error) {
-			load := load
-			load.requests, load.path = (requests+1)/2, "/"
-			rate, took, err := load.send(ctx, plain)
+	baseline, err := between(
+		func() (speed, error) {
+			posts := posts
+			posts.requests, posts.path = (requests+1)/2, "/"
+			s, took, err := posts.send(ctx, l, plain)
 			plainP99 += percentile(took, 0.99) / 2
-			return rate, err
+			return s, err
 		},
 		func() error {
-			load := load
-			load.requests, load.keyed = requests, true
-			rate, took, err := l.throughGateway(ctx, load, "/events")
-			got.Rate, got.P50, got.P99 = rate, percentile(took, 0.5), percentile(took, 0.99)
+			posts := posts
+			posts.requests, posts.keyed = requests, true
+			s, took, err := l.throughGateway(ctx, posts, "/events")
+			through, got.P50, got.P99 = s, percentile(took, 0.5), percentile(took, 0.99)
 			return err
 		},
 	)
+	got.compare(through, baseline)
 	got.add("baseline's p99", plainP99, "ms")
 	return got, err
 }
 
-// throughGateway sends the load to a gateway that runs no messages.
-func (l *lab) throughGateway(ctx context.Context, load post, path string) (rate float64, took []time.Duration, err error) {
+// throughGateway sends the posts to a gateway that runs no messages.
+func (l *lab) throughGateway(ctx context.Context, posts post, path string) (got speed, took []time.Duration, err error) {
 	tenants, err := queue.OpenForTenants(ctx, l.url, 4)
 	if err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
 	defer tenants.Close()
 	if err := l.addWorker(ctx, "bench", nowhere); err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
 	if err := l.publish(ctx, line{name: "line", hops: 1, worker: "bench"}); err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
 	engine, err := queue.New(ctx, l.pool, queue.Config{})
 	if err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
 	defer stop(ctx, engine, &err)
 	var key string
@@ -97,14 +100,14 @@ func (l *lab) throughGateway(ctx context.Context, load post, path string) (rate 
 		return err
 	})
 	if err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
 	if err := l.settle(ctx); err != nil {
-		return 0, nil, err
+		return got, nil, err
 	}
-	load.path = "/v1/topologies/line/nodes/in" + path
-	load.header = http.Header{"Authorization": {"Bearer " + key}}
-	return load.send(ctx, gateway.New(gateway.Config{
+	posts.path = "/v1/topologies/line/nodes/in" + path
+	posts.header = http.Header{"Authorization": {"Bearer " + key}}
+	return posts.send(ctx, l, gateway.New(gateway.Config{
 		Engine: engine, TenantPool: tenants, Keys: auth.New(l.pool), Trash: trash.New(tenants, engine), Logger: silent,
 	}))
 }
@@ -160,14 +163,17 @@ func measureIngestBatch(ctx context.Context, r *run) ([]Result, error) {
 	defer l.close()
 	calls := r.scaled(600)
 	got := Result{Unit: "events/s", BaselineName: "events by raw COPY/s"}
-	got.Baseline, err = between(
-		func() (float64, error) { return copied.copyEvents(ctx, max(calls/2, 1)*batchEvents) },
+	var through speed
+	baseline, err := between(
+		func() (speed, error) { return copied.copyEvents(ctx, max(calls/2, 1)*batchEvents) },
 		func() error {
-			rate, took, err := l.throughGateway(ctx, post{connections: batchConnections, requests: calls, body: batchOf}, "/events/batch")
-			got.Rate, got.P50, got.P99 = rate*batchEvents, percentile(took, 0.5), percentile(took, 0.99)
+			s, took, err := l.throughGateway(ctx, post{connections: batchConnections, requests: calls, body: batchOf}, "/events/batch")
+			through = speed{s.rate * batchEvents, s.cpu / batchEvents}
+			got.P50, got.P99 = percentile(took, 0.5), percentile(took, 0.99)
 			return err
 		},
 	)
+	got.compare(through, baseline)
 	return []Result{got}, err
 }
 
@@ -181,38 +187,36 @@ func batchOf(n int) []byte {
 	return b.Bytes()
 }
 
-// copyEvents writes the rows of events, and returns how many events a second.
-func (l *lab) copyEvents(ctx context.Context, events int) (float64, error) {
+// copyEvents writes the rows of events, and tells how fast.
+func (l *lab) copyEvents(ctx context.Context, events int) (speed, error) {
 	// Rows cannot be copied into a table with row-level security, so tables like ours take them.
 	for _, table := range []string{"idempotency_key", "process", "message"} {
 		if _, err := l.pool.Exec(ctx, fmt.Sprintf(`create table if not exists sluice.bench_%[1]s (like sluice.%[1]s including all)`, table)); err != nil {
-			return 0, err
+			return speed{}, err
 		}
 	}
 	if err := l.settle(ctx); err != nil {
-		return 0, err
+		return speed{}, err
 	}
 	const connections = 2
 	rows := make([]eventRows, connections)
 	for i := range rows {
 		var err error
 		if rows[i], err = newEventRows(ctx, l.pool, events/connections); err != nil {
-			return 0, err
+			return speed{}, err
 		}
 	}
-	errs := make([]error, connections)
-	var copiers sync.WaitGroup
-	start := time.Now()
-	for i := range rows {
-		copiers.Go(func() { errs[i] = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error { return rows[i].copy(ctx, tx) }) })
-	}
-	copiers.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return 0, err
+	return l.timed(ctx, events, func() error {
+		errs := make([]error, connections)
+		var copiers sync.WaitGroup
+		for i := range rows {
+			copiers.Go(func() {
+				errs[i] = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error { return rows[i].copy(ctx, tx) })
+			})
 		}
-	}
-	return float64(events) / time.Since(start).Seconds(), nil
+		copiers.Wait()
+		return errors.Join(errs...)
+	})
 }
 
 // eventRows are what an engine writes for some events.

@@ -35,10 +35,11 @@ func (r *run) scaledTime(d time.Duration) time.Duration {
 
 // lab is a migrated database with a pool for an engine.
 type lab struct {
-	url   string
-	pool  *pgxpool.Pool
-	trips atomic.Int64 // round trips to the database through the pool
-	drop  func()
+	url     string
+	private bool // the server is ours
+	pool    *pgxpool.Pool
+	trips   atomic.Int64 // round trips to the database through the pool
+	drop    func()
 }
 
 const poolSize = 16
@@ -50,7 +51,7 @@ func (r *run) lab(ctx context.Context) (*lab, error) {
 	if err := r.onServer(context.WithoutCancel(ctx), "create database "+name); err != nil {
 		return nil, err
 	}
-	l := &lab{drop: func() { r.dropDatabase(ctx, name) }}
+	l := &lab{private: r.options.Private, drop: func() { r.dropDatabase(ctx, name) }}
 	if err := l.open(ctx, r.options.ServerURL, name); err != nil {
 		l.close()
 		return nil, err
@@ -175,12 +176,20 @@ const tenant = 1
 
 // line is a topology of nodes one after the other: the start node "in", then n1, n2 and so on.
 type line struct {
-	name   string
-	hops   int
-	worker string // that all nodes call
+	name    string
+	hops    int
+	worker  string // that all nodes call
+	orderBy string // header by which the first node keeps order; empty: it does not
 }
 
-func (s line) graph() topology.Graph {
+func (s line) graph() (topology.Graph, error) {
+	var order topology.OrderBy
+	if s.orderBy != "" {
+		var err error
+		if order, err = topology.ParseOrderBy(s.orderBy); err != nil {
+			return topology.Graph{}, err
+		}
+	}
 	g := topology.Graph{Name: s.name, Nodes: []topology.Node{{Name: "in", Kind: topology.Start, Followers: []string{"n1"}}}}
 	for i := 1; i <= s.hops; i++ {
 		n := topology.Node{
@@ -191,9 +200,12 @@ func (s line) graph() topology.Graph {
 		if i < s.hops {
 			n.Followers = []string{fmt.Sprintf("n%d", i+1)}
 		}
+		if i == 1 {
+			n.OrderBy = order
+		}
 		g.Nodes = append(g.Nodes, n)
 	}
-	return g
+	return g, nil
 }
 
 // nowhere is the URL of a worker that no call goes to.
@@ -208,8 +220,12 @@ func (l *lab) addWorker(ctx context.Context, name, url string) error {
 
 // publish enables a line, whose worker is registered.
 func (l *lab) publish(ctx context.Context, s line) error {
+	g, err := s.graph()
+	if err != nil {
+		return err
+	}
 	return pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
-		if _, err := topology.SaveDraft(ctx, tx, tenant, s.graph(), "", "bench"); err != nil {
+		if _, err := topology.SaveDraft(ctx, tx, tenant, g, "", "bench"); err != nil {
 			return err
 		}
 		if _, err := queue.Publish(ctx, tx, tenant, s.name, "bench"); err != nil {
@@ -243,24 +259,21 @@ func stop(ctx context.Context, engine *queue.Engine, err *error) {
 	*err = errors.Join(*err, engine.Stop(context.WithoutCancel(ctx)))
 }
 
-// drain starts the engine and returns how long it takes until the calls are made and nothing is left on the edges of a
-// topology.
-func (l *lab) drain(ctx context.Context, engine *queue.Engine, topology string, calls *countdown) (time.Duration, error) {
-	start := time.Now()
+// drain starts the engine, and returns when the calls are made and nothing is left on the edges of a topology.
+func (l *lab) drain(ctx context.Context, engine *queue.Engine, topology string, calls *countdown) error {
 	if err := engine.Start(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	if err := calls.wait(ctx); err != nil {
-		return 0, err
+		return err
 	}
 	// The last hand-offs may still be on their way. The counters tell it without a look at the jobs of others.
-	err := until(ctx, l.pool, `
+	return until(ctx, l.pool, `
 		select coalesce(sum(c.arrived - c.departed), 0) = 0
 		from sluice.topology t
 		join sluice.edge e on e.tenant_id = t.tenant_id and e.version_id = t.enabled_version_id
 		join sluice.edge_count c on c.tenant_id = e.tenant_id and c.edge_id = e.id
 		where t.tenant_id = $1 and t.name = $2`, tenant, topology)
-	return time.Since(start), err
 }
 
 // until waits for a query to say true.
@@ -285,23 +298,6 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-// between measures a rate before and after what it is the baseline of, and returns the mean: what else the machine does
-// changes by the minute.
-func between(baseline func() (float64, error), measure func() error) (float64, error) {
-	before, err := baseline()
-	if err != nil {
-		return 0, fmt.Errorf("baseline: %w", err)
-	}
-	if err := measure(); err != nil {
-		return 0, err
-	}
-	after, err := baseline()
-	if err != nil {
-		return 0, fmt.Errorf("baseline: %w", err)
-	}
-	return (before + after) / 2, nil
 }
 
 // countdown closes zero when done was called as often as was said.

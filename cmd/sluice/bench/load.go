@@ -15,8 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"sluice/queue"
 )
 
 // text makes a body that compresses about as well as the JSON of the world does, to a third or half.
@@ -30,18 +28,6 @@ func text(size int) []byte {
 		b = strconv.AppendUint(b, r.Uint64(), 36)
 	}
 	return b[:size]
-}
-
-// acceptAll stores events without a runner, so that they wait when the clock starts.
-func acceptAll(ctx context.Context, engine *queue.Engine, topology string, events int) error {
-	batch := slices.Repeat([]queue.Event{{Tenant: tenant, Topology: topology, Node: "in", Body: text(1024)}}, 1000)
-	for left := events; left > 0; left -= len(batch) {
-		_, errs := engine.AcceptMany(ctx, batch[:min(left, len(batch))])
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // echo is a worker service over HTTP that answers with the body that it got, and tells answered when it has.
@@ -67,25 +53,27 @@ type post struct {
 	keyed       bool               // each request has a key of its own
 }
 
-// send serves the handler on loopback, posts to it from as many connections as there are callers, and returns the rate
-// and the sorted times of the requests.
-func (p post) send(ctx context.Context, handler http.Handler) (float64, []time.Duration, error) {
+// send serves the handler on loopback, posts to it from as many connections as there are callers, and tells how fast
+// that went, with the sorted times of the requests.
+func (p post) send(ctx context.Context, l *lab, handler http.Handler) (speed, []time.Duration, error) {
 	url, stopServer, err := loopback(ctx, handler)
 	if err != nil {
-		return 0, nil, err
+		return speed{}, nil, err
 	}
 	defer stopServer()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: p.connections}, Timeout: time.Minute}
 	defer client.CloseIdleConnections()
 	warmUp := min(1000, p.requests/4+1)
 	if _, err := p.round(ctx, client, url+p.path, p.requests, p.requests+warmUp); err != nil {
-		return 0, nil, err
+		return speed{}, nil, err
 	}
-	start := time.Now()
-	took, err := p.round(ctx, client, url+p.path, 0, p.requests)
-	rate := float64(p.requests) / time.Since(start).Seconds()
+	var took []time.Duration
+	got, err := l.timed(ctx, p.requests, func() (err error) {
+		took, err = p.round(ctx, client, url+p.path, 0, p.requests)
+		return err
+	})
 	slices.Sort(took)
-	return rate, took, err
+	return got, took, err
 }
 
 // round sends the requests of these numbers.

@@ -27,7 +27,7 @@ func measureNeighbour(ctx context.Context, r *run) ([]Result, error) {
 	period := r.scaledTime(15 * time.Second)
 	var alone, beside street
 	_, err := between(
-		func() (float64, error) { return 0, alone.live(ctx, r, period, 0) },
+		func() (speed, error) { return speed{}, alone.live(ctx, r, period, 0) },
 		func() error { return beside.live(ctx, r, period, r.scaled(noisyBacklog)) },
 	)
 	if err != nil {

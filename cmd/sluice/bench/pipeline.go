@@ -25,19 +25,21 @@ func measurePipeline(ctx context.Context, r *run) ([]Result, error) {
 	}
 	defer l.close()
 	events := r.scaled(15_000)
-	got := Result{Unit: "hops/s", BaselineName: "raw HTTP round trips/s"}
-	got.Baseline, err = between(
-		func() (float64, error) { return roundTrips(ctx, events*2) },
-		func() (err error) { got.Rate, err = l.pipelineRate(ctx, events); return err },
+	var through speed
+	baseline, err := between(
+		func() (speed, error) { return l.roundTrips(ctx, events*2) },
+		func() (err error) { through, err = l.pipelineSpeed(ctx, events); return err },
 	)
+	got := Result{Unit: "hops/s", BaselineName: "raw HTTP round trips/s"}
+	got.compare(through, baseline)
 	return []Result{got}, err
 }
 
 // roundTrips is how many calls a second the client makes of the worker by itself.
-func roundTrips(ctx context.Context, calls int) (float64, error) {
+func (l *lab) roundTrips(ctx context.Context, calls int) (speed, error) {
 	echoURL, stopEcho, err := loopback(ctx, echo(func(*http.Request, []byte) {}))
 	if err != nil {
-		return 0, err
+		return speed{}, err
 	}
 	defer stopEcho()
 	client := worker.NewClient(worker.Config{})
@@ -49,55 +51,52 @@ func roundTrips(ctx context.Context, calls int) (float64, error) {
 		work <- struct{}{}
 	}
 	close(work)
-	errs := make([]error, pipelineInFlight)
-	var callers sync.WaitGroup
-	start := time.Now()
-	for c := range pipelineInFlight {
-		callers.Go(func() {
-			for range work {
-				_, errs[c] = client.Call(ctx, target, worker.Request{
-					Action: "n", MessageID: "m", CorrelationID: "c", Topology: "line", Version: 1, Node: "n1", Application: "bench",
-					Attempt: 1, Body: body, Deadline: time.Now().Add(30 * time.Second),
-				})
-				if errs[c] != nil {
-					return
+	return l.timed(ctx, calls, func() error {
+		errs := make([]error, pipelineInFlight)
+		var callers sync.WaitGroup
+		for c := range pipelineInFlight {
+			callers.Go(func() {
+				for range work {
+					_, errs[c] = client.Call(ctx, target, worker.Request{
+						Action: "n", MessageID: "m", CorrelationID: "c", Topology: "line", Version: 1, Node: "n1", Application: "bench",
+						Attempt: 1, Body: body, Deadline: time.Now().Add(30 * time.Second),
+					})
+					if errs[c] != nil {
+						return
+					}
 				}
-			}
-		})
-	}
-	callers.Wait()
-	return float64(calls) / time.Since(start).Seconds(), errors.Join(errs...)
+			})
+		}
+		callers.Wait()
+		return errors.Join(errs...)
+	})
 }
 
-func (l *lab) pipelineRate(ctx context.Context, events int) (rate float64, err error) {
+func (l *lab) pipelineSpeed(ctx context.Context, events int) (got speed, err error) {
 	calls := newCountdown(events * pipelineHops)
 	echoURL, stopEcho, err := loopback(ctx, echo(func(*http.Request, []byte) { calls.done() }))
 	if err != nil {
-		return 0, err
+		return got, err
 	}
 	defer stopEcho()
 	if err := l.addWorker(ctx, "bench", echoURL); err != nil {
-		return 0, err
+		return got, err
 	}
 	if err := l.publish(ctx, line{name: "line", hops: pipelineHops, worker: "bench"}); err != nil {
-		return 0, err
+		return got, err
 	}
 	client := worker.NewClient(worker.Config{})
 	defer client.Close()
 	engine, err := queue.New(ctx, l.pool, queue.Config{Slots: pipelineInFlight, NodeSlots: pipelineInFlight, Caller: client})
 	if err != nil {
-		return 0, err
+		return got, err
 	}
 	defer stop(ctx, engine, &err)
-	if err := acceptAll(ctx, engine, "line", events); err != nil {
-		return 0, err
+	if err := (load{events: events}).accept(ctx, engine, "line"); err != nil {
+		return got, err
 	}
 	if err := l.settle(ctx); err != nil {
-		return 0, err
+		return got, err
 	}
-	took, err := l.drain(ctx, engine, "line", calls)
-	if err != nil {
-		return 0, err
-	}
-	return float64(events*pipelineHops) / took.Seconds(), nil
+	return l.timed(ctx, events*pipelineHops, func() error { return l.drain(ctx, engine, "line", calls) })
 }
