@@ -167,6 +167,8 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			return Report{}, fmt.Errorf("no scenario named %q: there are %s", name, strings.Join(Names(), ", "))
 		}
 	}
+	r := &run{options: o}
+	defer r.end(ctx)
 	report := Report{Scenarios: []Result{}}
 	for _, s := range scenarios {
 		if len(o.Scenarios) > 0 && !slices.Contains(o.Scenarios, s.name) {
@@ -174,7 +176,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		}
 		rounds := make([][]Result, len(s.rows))
 		for i := range o.Rounds {
-			got, err := s.measure(ctx, &run{options: o})
+			got, err := s.measure(ctx, r)
 			if err != nil {
 				return report, fmt.Errorf("%s: %w", s.name, err)
 			}

@@ -3,38 +3,75 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"sluice/migrations/localpg"
-	"sluice/migrations/pgtest"
 	"sluice/queue"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+// server is the one of all tests. Nothing of it is to be kept, so it may forget.
+var server = sync.OnceValues(func() (*localpg.Server, error) {
+	dir, err := os.MkdirTemp("", "sluice-bench-test-")
+	if err != nil {
+		return nil, err
+	}
+	serverDir = dir
+	if err := os.Chmod(dir, 0o755); err != nil { // for the user whom root's server runs as
+		return nil, err
+	}
+	ctx := context.Background()
+	s, err := localpg.Start(ctx, localpg.Config{Dir: filepath.Join(dir, "postgres"), Durability: localpg.Ephemeral})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, s.SuperURL("postgres"))
+	if err != nil {
+		return s, err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, "alter role "+localpg.Role+" createdb")
+	return s, err
+})
+
+var serverDir string
+
+func TestMain(m *testing.M) {
+	// It comes to its end before what pgtest looks for: goroutines that are left over.
+	code := m.Run()
+	if serverDir != "" {
+		if s, _ := server(); s != nil {
+			_ = s.Stop(context.Background())
+		}
+		os.RemoveAll(serverDir)
+	}
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 // tiny is the smallest options with which all that scenarios do is done.
 func tiny(t *testing.T) Options {
 	t.Helper()
-	server := pgtest.Server(t)
-	exec(t, server.SuperURL("postgres"), "alter role "+localpg.Role+" createdb")
-	return Options{ServerURL: server.URL("postgres"), Private: true, Scale: 0.001, Rounds: 1, Progress: t.Output()}
-}
-
-func exec(t *testing.T, url, sql string) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	s, err := server()
+	if errors.Is(err, localpg.ErrNoBinaries) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
-	if _, err := conn.Exec(t.Context(), sql); err != nil {
-		t.Fatal(err)
-	}
+	return Options{ServerURL: s.URL("postgres"), Private: true, Scale: 0.001, Rounds: 1, Progress: t.Output()}
 }
 
 // left lists the databases of benchmarks.
@@ -53,8 +90,8 @@ func left(t *testing.T, o Options) []string {
 	return names
 }
 
+// Not parallel: it looks at what databases are left over.
 func TestScenarios(t *testing.T) {
-	t.Parallel()
 	o := tiny(t)
 	t.Run("all", func(t *testing.T) { // ends when the scenarios have, which run side by side
 		for _, s := range scenarios {
@@ -90,8 +127,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+// Not parallel: it looks at what databases there are.
 func TestEndedEarly(t *testing.T) {
-	t.Parallel()
 	o := tiny(t)
 	o.Scale, o.Scenarios = 1, []string{"handoff"}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -118,8 +155,8 @@ func TestEndedEarly(t *testing.T) {
 
 // What is filled in by SQL must be what the engine would have written.
 func TestFill(t *testing.T) {
-	t.Parallel()
 	r := &run{options: tiny(t)}
+	defer r.end(t.Context())
 	l, err := r.lab(t.Context())
 	if err != nil {
 		t.Fatal(err)

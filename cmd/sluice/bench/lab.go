@@ -21,9 +21,10 @@ import (
 	"sluice/queue/worker"
 )
 
-// run is one measurement.
+// run is what all measurements of a run share.
 type run struct {
-	options Options
+	options  Options
+	template string // the migrated database that others are copied from; empty: it is not there yet
 }
 
 func (r *run) scaled(n int) int { return max(1, int(float64(n)*r.options.Scale)) }
@@ -46,30 +47,45 @@ const poolSize = 16
 
 // lab makes a database. The caller closes it.
 func (r *run) lab(ctx context.Context) (*lab, error) {
-	name := fmt.Sprintf("sluice_bench_%d", time.Now().UnixNano())
-	// It is not broken off: whether there is something to drop would then be anyone's guess.
-	if err := r.onServer(context.WithoutCancel(ctx), "create database "+name); err != nil {
+	if r.template == "" {
+		name, url, err := r.create(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		r.template = name
+		if err := migrations.Up(ctx, url); err != nil {
+			return nil, err
+		}
+	}
+	name, url, err := r.create(ctx, " template "+r.template)
+	if err != nil {
 		return nil, err
 	}
-	l := &lab{private: r.options.Private, drop: func() { r.dropDatabase(ctx, name) }}
-	if err := l.open(ctx, r.options.ServerURL, name); err != nil {
+	l := &lab{url: url, private: r.options.Private, drop: func() { r.drop(ctx, name) }}
+	if l.pool, err = queue.Open(ctx, l.url, poolSize); err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *lab) open(ctx context.Context, serverURL, name string) error {
-	config, err := pgx.ParseConfig(serverURL)
+// create makes a database.
+func (r *run) create(ctx context.Context, how string) (name, url string, err error) {
+	name = fmt.Sprintf("sluice_bench_%d", time.Now().UnixNano())
+	config, err := pgx.ParseConfig(r.options.ServerURL)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	l.url = withDatabase(serverURL, config.Database, name)
-	if err := migrations.Up(ctx, l.url); err != nil {
-		return err
+	// It is not broken off: whether there is something to drop would then be anyone's guess.
+	err = r.patiently(func() error { return r.onServer(context.WithoutCancel(ctx), "create database "+name+how) })
+	return name, withDatabase(r.options.ServerURL, config.Database, name), err
+}
+
+// end drops what all measurements shared.
+func (r *run) end(ctx context.Context) {
+	if r.template != "" {
+		r.drop(ctx, r.template)
 	}
-	l.pool, err = queue.Open(ctx, l.url, poolSize)
-	return err
 }
 
 // count puts in place of the pool one that counts its round trips.
@@ -101,20 +117,30 @@ func (l *lab) settle(ctx context.Context) error {
 
 const insufficientPrivilege = "42501"
 
-func (r *run) dropDatabase(ctx context.Context, name string) {
+// drop drops a database. By force would be quicker, and is not for every role.
+func (r *run) drop(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	// All our sessions have ended, but the server may need a moment to see it. By force would be quicker, and is not
-	// for every role.
-	var err error
-	for range 50 {
-		if err = r.onServer(ctx, "drop database "+name); err == nil {
-			return
-		}
-		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // between tries, of which there are 50
+	if err := r.patiently(func() error { return r.onServer(ctx, "drop database "+name) }); err != nil {
+		slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
 	}
-	slog.WarnContext(ctx, "Benchmark's database not dropped", "database", name, "err", err)
 }
+
+// patiently does something to a database that nobody may be connected to: our sessions on it have ended, but the server
+// may need a moment to see it.
+func (r *run) patiently(do func() error) (err error) {
+	for range 100 {
+		err = do()
+		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != objectInUse {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // between tries, of which there are 100
+	}
+	return err
+}
+
+// objectInUse is the SQLSTATE of a database that someone is connected to.
+const objectInUse = "55006"
 
 // withDatabase puts another database's name into a connection string, of either form.
 func withDatabase(url, old, name string) string {

@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	neighbours    = 99
 	neighbourRate = 4  // events a second of each
 	noise         = 10 // times as many, of the noisy one
 	noisyBacklog  = 1_000_000
@@ -25,7 +24,8 @@ const (
 // call, and a large backlog. The ratio is of the others' p95 beside it and alone, which is measured before and after.
 func measureNeighbour(ctx context.Context, r *run) ([]Result, error) {
 	period := r.scaledTime(15 * time.Second)
-	var alone, beside street
+	neighbours := min(max(r.scaled(1000), 9), 99) // fewer only where next to nothing is measured
+	alone, beside := street{neighbours: neighbours}, street{neighbours: neighbours}
 	_, err := between(
 		func() (speed, error) { return speed{}, alone.live(ctx, r, period, 0) },
 		func() error { return beside.live(ctx, r, period, r.scaled(noisyBacklog)) },
@@ -34,7 +34,7 @@ func measureNeighbour(ctx context.Context, r *run) ([]Result, error) {
 		return nil, err
 	}
 	got := Result{
-		Rate: neighbours * neighbourRate, Unit: "events/s of the others", Ratio: beside.percentile(0.95) / alone.percentile(0.95),
+		Rate: float64(neighbours * neighbourRate), Unit: "events/s of the others", Ratio: beside.percentile(0.95) / alone.percentile(0.95),
 		P50: beside.percentile(0.5), P99: beside.percentile(0.99),
 	}
 	got.add("p95", beside.percentile(0.95), "ms")
@@ -47,6 +47,8 @@ func measureNeighbour(ctx context.Context, r *run) ([]Result, error) {
 
 // street is where the topologies live. It remembers all that it has seen.
 type street struct {
+	neighbours int
+
 	took   []time.Duration // of the others' events, sorted; of each time
 	times  int
 	failed atomic.Int64 // calls
@@ -70,8 +72,9 @@ func (s *street) live(ctx context.Context, r *run, period time.Duration, backlog
 		return err
 	}
 	defer l.close()
-	const rate, warmUp = neighbours * neighbourRate, neighbours * neighbourRate
-	watch := newStopwatch(int(period.Seconds()*rate) + warmUp)
+	rate := s.neighbours * neighbourRate
+	warmUp := rate // a second
+	watch := newStopwatch(int(period.Seconds()*float64(rate)) + warmUp)
 	mux := http.NewServeMux()
 	mux.Handle("/good/", echo(func(_ *http.Request, body []byte) { watch.arrived(body) }))
 	mux.HandleFunc("/bad/", func(w http.ResponseWriter, _ *http.Request) {
@@ -90,7 +93,7 @@ func (s *street) live(ctx context.Context, r *run, period time.Duration, backlog
 		return err
 	}
 	defer stop(ctx, engine, &err)
-	if err := l.build(ctx, url, backlog); err != nil {
+	if err := l.build(ctx, s.neighbours, url, backlog); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -101,7 +104,7 @@ func (s *street) live(ctx context.Context, r *run, period time.Duration, backlog
 		return func(ctx context.Context, n int) error {
 			name := topology
 			if name == "" {
-				name = neighbour(n % neighbours)
+				name = neighbour(n % s.neighbours)
 			}
 			_, err := engine.Accept(ctx, queue.Event{Tenant: tenant, Topology: name, Node: "in", Body: watch.message(n)})
 			return err
@@ -111,7 +114,7 @@ func (s *street) live(ctx context.Context, r *run, period time.Duration, backlog
 	var noisyErr error
 	if backlog > 0 {
 		noisy.Go(func() {
-			events := newStopwatch(len(watch.due) * noise / neighbours)
+			events := newStopwatch(len(watch.due) * noise / s.neighbours)
 			noisyErr = events.steadily(ctx, noise*neighbourRate, accept("noisy", events))
 		})
 	}
@@ -126,7 +129,7 @@ func (s *street) live(ctx context.Context, r *run, period time.Duration, backlog
 }
 
 // build publishes the topologies, the noisy one with its backlog.
-func (l *lab) build(ctx context.Context, workers string, backlog int) error {
+func (l *lab) build(ctx context.Context, neighbours int, workers string, backlog int) error {
 	for name, path := range map[string]string{"good": "/good", "bad": "/bad"} {
 		if err := l.addWorker(ctx, name, workers+path); err != nil {
 			return err
