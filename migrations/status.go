@@ -53,7 +53,12 @@ func (s Status) newer() bool { return s.Current > s.Latest || s.RiverCurrent > s
 
 // GetStatus looks at the database at url and changes nothing.
 func GetStatus(ctx context.Context, url string) (Status, error) {
-	conn, err := pgx.Connect(ctx, url)
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return Status{}, fmt.Errorf("migration status: %w", err)
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // leaves nothing in a session that a pooler gives to others
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return Status{}, fmt.Errorf("migration status: %w", err)
 	}

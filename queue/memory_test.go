@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -322,4 +323,47 @@ func TestStopWaitingForMemory(t *testing.T) {
 	}
 	r.engine = nil
 	r.clean()
+}
+
+// While the database takes nothing, large events wait within the memory for them, and no longer than their producers. Once
+// it takes events again, so does the engine.
+func TestLargeEventsWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, pgtest.New(t).Pool())
+	r.publish(line)
+	r.engine = newEngine(t, r.pool, queue.Config{Memory: 250 << 10, Caller: callerFunc(same)})
+	body := strings.Repeat("x", 100<<10)
+	r.accept("in", body)
+	stalled, goOn := make(chan struct{}), make(chan struct{})
+	over := make(chan error)
+	go func() {
+		over <- r.begin(func(tx tx) error {
+			_, err := tx.Exec(context.Background(), `lock table sluice.process in share mode`)
+			close(stalled)
+			<-goOn
+			return err
+		})
+	}()
+	<-stalled
+	send := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := r.engine.Accept(ctx, queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: []byte(body)})
+		return err
+	}
+	for range 2 {
+		if err := send(); !errors.Is(err, queue.ErrUnavailable) {
+			t.Errorf("an event that there was room for: %v", err)
+		}
+	}
+	if err := send(); !errors.Is(err, queue.ErrOverloaded) {
+		t.Errorf("an event that there was no room for: %v", err)
+	}
+	close(goOn)
+	ok(t, <-over)
+	r.accept("in", body)
+	r.drained()
+	if n := one[int](r, `select count(*)::int from sluice.process`); n != 4 {
+		t.Errorf("%d processes, want the first, the two that waited, and the last", n)
+	}
 }
