@@ -210,20 +210,34 @@ and ($6 or exists (
 // The job of a settled or failed message goes; that of one that stays (retried, unavailable, repeat, page) is put back,
 // or kept by the runner for the next page. A page leaves the claim as it is, so its job says which page is next: sent
 // twice, the statement finds the job changed. A successor is born available, or claimed by the runner that made it.
-const handOffSQL = handOffTaken + `
+const handOffSQL = itemArraysSQL + itemNamesSQL + `, n)` + handOffTaken + `
 ), done as materialized (
-    select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)` + handOffWritten + `
+    select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)` +
+	bornArraysSQL + bornNamesSQL + `, n)` + handOffWritten + `
 select n from done`
+
+// The arguments of a hand-off, a row each. What belongs to lanes comes as further columns of the same rows, never as rows of
+// its own: the planner, who guesses ten, would compare each with each.
+const (
+	itemArraysSQL = `
+with item as materialized (
+    select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
+                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[]`
+	itemNamesSQL = `) with ordinality
+        as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
+             status, duration_us, reason, page, delay_us, failures, cursor, made, size`
+	bornArraysSQL = `
+), born as materialized (
+    select b.*, d.tenant_id, d.process_id, d.id as parent_id
+    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], $23::bytea[], $24::int[]`
+	bornNamesSQL = `) with ordinality
+        as b(parent, id, edge_id, payload_id, state, headers, body, size`
+)
 
 // handOffTaken takes messages off their edges, and handOffWritten writes what has become of those that were taken. Of a
 // birth it is said in what state its job is; one in state lane comes to a lane and is no job.
 const (
 	handOffTaken = `
-with item as materialized (
-    select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
-                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[])
-        with ordinality as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
-                             status, duration_us, reason, page, delay_us, failures, cursor, made, size, n)
 ), gone as (
     delete from river.river_job j using item i
     where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
@@ -245,10 +259,6 @@ with item as materialized (
     and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
     returning i.n`
 	handOffWritten = `
-), born as materialized (
-    select b.n, b.id, b.edge_id, b.payload_id, b.state, b.headers, b.body, b.size, d.tenant_id, d.process_id, d.id as parent_id
-    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], $23::bytea[], $24::int[])
-        with ordinality as b(parent, id, edge_id, payload_id, state, headers, body, size, n)
     join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)

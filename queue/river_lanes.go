@@ -46,7 +46,7 @@ const laneMoves = `
 ), new_lane_message as (
     insert into sluice.lane_message (tenant_id, edge_id, key, place, process_id, message_id, via_id, attempts)
     select tenant_id, lane, key, place, process_id, id, edge_id, attempts from placed
-), touched as (
+), touched as materialized (
     select tenant_id, lane, key, e.token, e.claim, e.head, e.stays, e.failures, e.delay_us,
            coalesce(p.came, 0) as came, p.first_edge
     from ended e
@@ -62,7 +62,7 @@ const laneMoves = `
     left join lateral (
         -- What waited before this statement and still does: those that leave are at places before the head.
         select w.via_id from sluice.lane_message w
-        where w.tenant_id = t.tenant_id and w.edge_id = t.lane and w.key = t.key and w.place >= coalesce(t.head, l.head)
+        where w.tenant_id = t.tenant_id and w.edge_id = t.lane and w.key = t.key and w.place >= case when t.head is null then l.head else t.head end
         order by w.place limit 1
     ) next on true
 ), laned as (
@@ -107,43 +107,40 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // A message of a lane leaves it, or stays at its head, if the claim of the token holds and nobody else has taken it out
 // meanwhile. Without a message, outcome yield gives a token back. It tells which results are done, which claims of
 // tokens held, which lanes fell idle, and on which edges tokens wait now.
-const handOffLanesSQL = handOffTaken + `
-), spot as materialized (
-    select * from unnest($27::bigint[], $28::text[], $29::bigint[], $30::bigint[], $31::smallint[])
-        with ordinality as s(lane, key, place, token, claim, n)
+//
+// That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
+const handOffLanesSQL = itemArraysSQL + `, $27::bigint[], $28::text[], $29::bigint[], $30::bigint[], $31::smallint[]` +
+	itemNamesSQL + `, lane, key, place, token, claim, n)` + handOffTaken + `
 ), token as materialized (
     select j.id
     from river.river_job j
-    join (select distinct s.token, s.claim, i.runner from spot s join item i using (n) where s.token <> 0) t on t.token = j.id
+    join (select distinct token, claim, runner from item where token <> 0) t on t.token = j.id
     where (j.state = 'running') is true and j.attempt = t.claim and j.attempted_by[array_upper(j.attempted_by, 1)] = t.runner
     order by j.id
     for update of j
+), held as materialized (
+    select * from item where (token in (select id from token)) is true
 ), worked as (
-    delete from sluice.lane_message w using item i, spot s, token t
-    where s.n = i.n and t.id = s.token and i.outcome in ('done', 'filtered', 'failed')
-    and w.tenant_id = i.tenant_id and w.edge_id = s.lane and w.key = s.key and w.place = s.place and w.message_id = i.id
-    returning i.n
+    delete from sluice.lane_message w using held h
+    where h.outcome in ('done', 'filtered', 'failed')
+    and w.tenant_id = h.tenant_id and w.edge_id = h.lane and w.key = h.key and w.place = h.place
+    and w.process_id = h.process_id and w.message_id = h.id
+    returning h.n
 ), stayed as (
-    select i.n
-    from item i
-    join spot s using (n)
-    join token t on t.id = s.token
-    join sluice.lane_message w on w.tenant_id = i.tenant_id and w.edge_id = s.lane and w.key = s.key and w.place = s.place and w.message_id = i.id
-    left join sluice.batch_cursor c on c.tenant_id = i.tenant_id and c.process_id = i.process_id and c.message_id = i.id
-    where i.outcome in ('page', 'unavailable', 'repeat', 'retried') and coalesce(c.page, 1) = greatest(i.page, 1)
+    select h.n
+    from held h
+    join sluice.lane_message w on w.tenant_id = h.tenant_id and w.edge_id = h.lane and w.key = h.key and w.place = h.place
+        and w.process_id = h.process_id and w.message_id = h.id
+    left join sluice.batch_cursor c on c.tenant_id = h.tenant_id and c.process_id = h.process_id and c.message_id = h.id
+    where h.outcome in ('page', 'unavailable', 'repeat', 'retried') and coalesce(c.page, 1) = greatest(h.page, 1)
 ), yielded as (
-    select i.n, i.tenant_id, s.lane, s.key, s.token, s.claim
-    from item i join spot s using (n) join token t on t.id = s.token
-    where i.outcome = 'yield'
+    select n, tenant_id, lane, key, token, claim from held where outcome = 'yield'
 ), done as materialized (
-    select i.*, case when s.token <> 0 then s.key end as lane_key, s.lane, s.place, s.token, s.claim
+    select i.*, case when i.token <> 0 then i.key end as lane_key
     from item i
-    join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)
-    join spot s using (n)` + handOffWritten + `, arriving as (
-    select b.n, b.tenant_id, s.lane, s.key, b.edge_id, b.process_id, b.id, 0 as attempts
-    from unnest($32::bigint[], $33::text[]) with ordinality as s(lane, key, n)
-    join born b using (n)
-    where b.state = 'lane'
+    join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)` +
+	bornArraysSQL + `, $32::bigint[], $33::text[]` + bornNamesSQL + `, lane, key, n)` + handOffWritten + `, arriving as (
+    select n, tenant_id, lane, key, edge_id, process_id, id, 0 as attempts from born where state = 'lane'
 ), ended as (
     select tenant_id, lane, lane_key as key, token, max(claim) as claim, max(place) filter (where stays is null) + 1 as head,
            max(stays) as stays, max(failures) as failures, max(delay_us) as delay_us
@@ -192,7 +189,7 @@ cross join lateral (
                 select * from sluice.message c
                 where c.tenant_id = m.tenant_id and c.process_id = m.process_id and c.id = m.message_id limit 1
             ) c
-            where m.tenant_id = w.tenant_id and m.edge_id = w.edge_id and m.key = w.key and m.place >= greatest(w.place, l.head)
+            where m.tenant_id = w.tenant_id and m.edge_id = w.edge_id and m.key = w.key and m.place >= case when w.place > l.head then w.place else l.head end
             order by m.place
             limit w.most
         ) r
