@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -73,7 +74,7 @@ func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
 	if err := e.submit(ctx, p); err != nil {
 		return Accepted{}, err
 	}
-	return p.wait(ctx)
+	return e.wait(ctx, sinceBoot(), p)
 }
 
 // AcceptMany stores events of one call and returns a result for each, in order. Events are independent: some may be
@@ -86,9 +87,10 @@ func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []
 			errs[i] = e.submit(ctx, pending[i])
 		}
 	}
+	began := sinceBoot() // for all of them: they wait together
 	for i, p := range pending {
 		if errs[i] == nil {
-			accepted[i], errs[i] = p.wait(ctx)
+			accepted[i], errs[i] = e.wait(ctx, began, p)
 		}
 	}
 	return accepted, errs
@@ -141,22 +143,38 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	select {
 	case e.events <- p:
 		return nil
-	case <-e.closing:
-		p.hold.Release()
-		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
-	case <-ctx.Done():
-		p.hold.Release()
-		return ErrOverloaded
+	default:
+	}
+	// Many wait already: the database is too slow for them all, or silent.
+	began := sinceBoot()
+	check := time.NewTicker(silence / 4)
+	defer check.Stop()
+	for {
+		select {
+		case e.events <- p:
+			return nil
+		case <-e.closing:
+			p.hold.Release()
+			return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
+		case <-ctx.Done():
+			p.hold.Release()
+			return ErrOverloaded
+		case <-check.C:
+			if e.clock.patience(began) <= 0 {
+				p.hold.Release()
+				return fmt.Errorf("%w: %w", ErrUnavailable, errSilent)
+			}
+		}
 	}
 }
 
-func (p *pendingEvent) wait(ctx context.Context) (Accepted, error) {
-	select {
-	case r := <-p.done:
-		return r.accepted, r.err
-	case <-ctx.Done():
-		return Accepted{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+// wait waits until the event is stored or refused. When the database is silent it may be stored all the same.
+func (e *Engine) wait(ctx context.Context, began time.Duration, p *pendingEvent) (Accepted, error) {
+	r, err := await(ctx, e.clock, began, p.done)
+	if err != nil {
+		return Accepted{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	return r.accepted, r.err
 }
 
 // acceptLoop commits what has gathered, then what gathered meanwhile. It counts in a slot of its own.
@@ -211,6 +229,9 @@ func (e *Engine) acceptBatch(slot int16, batch []*pendingEvent) {
 	ctx := context.Background()
 	for try := range acceptTries {
 		err := e.tryAccept(ctx, slot, batch, try > 0)
+		if err == nil || sqlState(err) != "" {
+			e.clock.hear()
+		}
 		switch {
 		case err == nil:
 			return

@@ -102,12 +102,12 @@ func (c *catalog) shared(ctx context.Context, key string, find func(context.Cont
 		defer cancel()
 		return find(ctx)
 	})
-	select {
-	case r := <-found:
-		return r.Val, r.Err
-	case <-ctx.Done(): // the database may be silent for as long as a statement may take
-		return nil, ctx.Err()
+	r, err := await(ctx, c.clock, sinceBoot(), found) // the statement goes on for the others
+	if err != nil {
+		return nil, err
 	}
+	c.clock.hear()
+	return r.Val, r.Err
 }
 
 // tenant returns what is known of a tenant's configuration, as fresh as refreshEvery.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +18,42 @@ type databaseClock struct {
 	mu   sync.RWMutex
 	base time.Time // the database's time ...
 	at   time.Time // ... at this moment here; its monotonic part is what counts
+
+	heard atomic.Int64 // sinceBoot, when the database last answered anything that producers wait for
+}
+
+// silence is after how long without any answer the database counts as away: producers are told so rather than kept. One
+// that is only slow still answers some of them.
+const silence = 1800 * time.Millisecond
+
+var errSilent = errors.New("the database does not answer")
+
+// hear notes that the database has answered.
+func (c *databaseClock) hear() { c.heard.Store(int64(sinceBoot())) }
+
+// patience is how much longer the database may be silent for one who has waited since began.
+func (c *databaseClock) patience(began time.Duration) time.Duration {
+	return silence - (sinceBoot() - max(began, time.Duration(c.heard.Load())))
+}
+
+// await waits for an answer, until ctx ends or the database has been silent for one who has waited since began.
+func await[T any](ctx context.Context, c *databaseClock, began time.Duration, answer <-chan T) (got T, err error) {
+	check := time.NewTimer(c.patience(began))
+	defer check.Stop()
+	for {
+		select {
+		case got = <-answer:
+			return got, nil
+		case <-ctx.Done():
+			return got, ctx.Err()
+		case <-check.C:
+			left := c.patience(began)
+			if left <= 0 {
+				return got, errSilent
+			}
+			check.Reset(left)
+		}
+	}
 }
 
 func (c *databaseClock) read(ctx context.Context, pool database) error {
@@ -33,6 +71,7 @@ func (c *databaseClock) set(base, before time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.base, c.at = base.Round(0), before.Add(time.Since(before)/2)
+	c.hear()
 }
 
 func (c *databaseClock) now() time.Time {

@@ -18,7 +18,7 @@ import (
 var patientFile = strings.ReplaceAll(crashFile, "worker: sink", "worker: sink, timeout: 5s, retry: {attempts: 100, initial: 50ms, max: 1s}")
 
 // answersWithin is how soon a producer hears that the database is away.
-const answersWithin = 11 * time.Second
+const answersWithin = 5 * time.Second // 2 s, and what a busy machine makes of it
 
 // goroutines ends a process by having it write down all its goroutines, and counts them.
 func (s *served) goroutines() int {

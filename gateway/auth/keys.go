@@ -26,7 +26,7 @@ const (
 	// sends rubbish must not push real keys out.
 	remembered = 10_000
 	// lookUpTime bounds one look-up, which several requests wait for.
-	lookUpTime = 5 * time.Second
+	lookUpTime = 1800 * time.Millisecond
 	// batchSize is how many public ids one look-up asks for at most.
 	batchSize = 1000
 )
