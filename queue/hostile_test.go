@@ -111,6 +111,7 @@ nodes:
 // A worker does all that a bad one can do to those who call it. Its calls end at their deadline, its messages are in the
 // trash with the reason or wait for it, memory stays within bounds, and beside it another topology hardly notices.
 func TestHostileWorkers(t *testing.T) {
+	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 	for _, c := range []struct {
 		name  string
@@ -151,6 +152,7 @@ func TestHostileWorkers(t *testing.T) {
 		{"is not there", nil, true, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			do := c.do
 			if do == nil {
 				do = func(*hostile, net.Conn) {}
@@ -200,7 +202,7 @@ func TestHostileWorkers(t *testing.T) {
 			grown := int64(most) - int64(before.HeapInuse)
 			t.Logf("%d calls in %v, %d bytes sent; other topology: p50 %v alone, %v beside it; heap grew by %d MB at most", h.conns.Load(), took.Round(time.Millisecond),
 				h.sent.Load(), alone, beside[len(beside)/2].Round(100*time.Microsecond), grown>>20)
-			// 40 messages, 2 calls each, 20 at once, of half a second each.
+			// 40 messages, 2 calls each, 20 at once, of half a second each: two seconds.
 			if took > 15*time.Second {
 				t.Errorf("it took %v", took)
 			}

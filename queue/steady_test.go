@@ -50,7 +50,7 @@ func span(short, long time.Duration) time.Duration {
 func (m *meter) finish(r *rig, stop func()) {
 	r.t.Helper()
 	stop()
-	m.settled(r.t, 30*time.Second)
+	m.settled(r.t)
 	r.drained()
 	r.booksHold([]string{"a", "b", "c"}, len(m.events))
 	r.t.Logf("%d events, %d hops, each once; %d calls repeated at the last node", len(m.events), 3*len(m.events), m.repeated())
@@ -67,7 +67,7 @@ func (r *rig) deadRows() int {
 func TestThroughputWhileSessionsEnd(t *testing.T) {
 	t.Parallel()
 	r, _ := newSteady(t)
-	m := newMeter("c")
+	m := newMeter()
 	r.work(m.call)
 	length := span(3*time.Second, time.Minute)
 	stop := m.cycle(r, 256)
@@ -134,7 +134,7 @@ func TestHeldSnapshots(t *testing.T) {
 	t.Parallel()
 	const rate = 500 / 3 // events of three messages each: 500 messages a second
 	r, server := newSteady(t)
-	m := newMeter("c")
+	m := newMeter()
 	r.work(m.call)
 	others, err := pgxpool.New(t.Context(), server.URL(localpg.Database))
 	ok(t, err)
@@ -152,7 +152,7 @@ func TestHeldSnapshots(t *testing.T) {
 		stop := m.sendAt(r, rate, "flow")
 		w := m.during(t, d)
 		stop()
-		m.settled(t, 30*time.Second)
+		m.settled(t)
 		return w
 	}
 	most := measure()
@@ -206,7 +206,7 @@ func TestNoisyNeighbour(t *testing.T) {
 	t.Parallel()
 	r, _ := newSteady(t)
 	r.publish(strings.Replace(counted, "flow", "noisy", 1))
-	quiet, noisy := newMeter("c"), newMeter("c")
+	quiet, noisy := newMeter(), newMeter()
 	r.work(func(ctx context.Context, q worker.Request) (worker.Result, error) {
 		if q.Topology == "flow" {
 			return quiet.call(ctx, q)
@@ -245,14 +245,14 @@ func TestNoisyNeighbour(t *testing.T) {
 	cancel()
 	senders.Wait()
 	stop()
-	quiet.settled(t, 30*time.Second)
+	quiet.settled(t)
 	t.Logf("alone: %v", alone)
 	t.Logf("beside a topology with %d events under way: %v", backlog, beside)
 	t.Logf("p95 is %.2f of what it is alone", float64(beside.p95)/float64(alone.p95))
 	if beside.ended < beside.sent*9/10 {
 		t.Errorf("of %d events %d had come to their end", beside.sent, beside.ended)
 	}
-	noisy.settled(t, 30*time.Second)
+	noisy.settled(t)
 	r.drained()
 }
 
@@ -261,7 +261,7 @@ func TestNoisyNeighbour(t *testing.T) {
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	r, server := newSteady(t)
-	m := newMeter("c")
+	m := newMeter()
 	sink := httptest.NewServer(worker.Handler{Func: func(ctx context.Context, q *worker.Request) (worker.Reply, error) {
 		result, err := m.call(ctx, *q)
 		return result.Reply, err
@@ -277,7 +277,7 @@ func TestSoak(t *testing.T) {
 	m.during(t, span(time.Second, 5*time.Second))
 	peak := m.during(t, span(2*time.Second, 20*time.Second))
 	stop()
-	m.settled(t, 30*time.Second)
+	m.settled(t)
 
 	const parts = 4
 	part := span(2*time.Second, 15*time.Minute/parts)
@@ -293,7 +293,7 @@ func TestSoak(t *testing.T) {
 		t.Logf("%v; %d MB, %d dead rows", seen[len(seen)-1], memory[len(memory)-1]>>20, dead[len(dead)-1])
 	}
 	stop()
-	m.settled(t, 30*time.Second)
+	m.settled(t)
 	r.engine = nil
 	r.drained()
 	t.Logf("at most %.0f events/s; at half of it memory %.2f and p99 %.2f of what they were at first", peak.rate,
