@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"sluice/migrations/pgtest"
 	"sluice/queue"
 	"sluice/queue/worker"
 )
@@ -42,13 +41,9 @@ func (l *ledger) count() int {
 func TestConservation(t *testing.T) {
 	t.Parallel()
 	events := bySize(20_000, 1_000_000)
-	db := pgtest.New(t)
-	pool, err := queue.Open(t.Context(), db.URL, 16)
-	ok(t, err)
-	t.Cleanup(pool.Close)
-	r, l := newRig(t, pool), &ledger{}
-	r.publish(counted)
-	r.engine = newEngine(t, pool, queue.Config{Caller: callerFunc(l.call), Lease: 10 * time.Second, Sweep: time.Second})
+	r, _ := newSteady(t)
+	l := &ledger{}
+	r.work(l.call)
 	began := time.Now()
 	const batch = 500
 	var senders sync.WaitGroup
@@ -87,7 +82,7 @@ func TestConservation(t *testing.T) {
 	r.drained()
 
 	r.exec(`create table public.ledger (node text, n int, key text)`)
-	_, err = pool.CopyFrom(t.Context(), pgx.Identifier{"public", "ledger"}, []string{"node", "n", "key"}, pgx.CopyFromRows(l.rows))
+	_, err := r.pool.CopyFrom(t.Context(), pgx.Identifier{"public", "ledger"}, []string{"node", "n", "key"}, pgx.CopyFromRows(l.rows))
 	ok(t, err)
 	var lost, unexpected, keys, repeated int
 	r.count(`
