@@ -69,7 +69,7 @@ func TestThroughputWhileSessionsEnd(t *testing.T) {
 	r, _ := newSteady(t)
 	m := newMeter()
 	r.work(m.call)
-	length := span(3*time.Second, time.Minute)
+	length := span(2*time.Second, time.Minute)
 	stop := m.cycle(r, 256)
 	m.during(t, length/3)
 	before := m.during(t, length)
@@ -139,8 +139,8 @@ func TestHeldSnapshots(t *testing.T) {
 	others, err := pgxpool.New(t.Context(), server.URL(localpg.Database))
 	ok(t, err)
 	t.Cleanup(others.Close)
-	length, peak := span(2*time.Second, time.Minute), span(time.Second, 20*time.Second)
-	long := span(3*time.Second, 10*time.Minute)
+	length, peak := span(1500*time.Millisecond, time.Minute), span(time.Second, 20*time.Second)
+	long := span(2*time.Second, 10*time.Minute)
 	measure := func() float64 {
 		stop := m.cycle(r, 256)
 		m.during(t, peak/4)
@@ -280,7 +280,7 @@ func TestSoak(t *testing.T) {
 	m.settled(t)
 
 	const parts = 4
-	part := span(2*time.Second, 15*time.Minute/parts)
+	part := span(1200*time.Millisecond, 15*time.Minute/parts)
 	stop = m.sendAt(r, int(peak.rate/2), "flow")
 	m.during(t, span(time.Second, 30*time.Second))
 	var memory []int
