@@ -1,5 +1,7 @@
 package queue
 
+import "context"
+
 // Slots tells how many slots are free and how many messages are in flight: at rest, all and none.
 func (e *Engine) Slots() (free, inFlight int) {
 	e.mu.Lock()
@@ -77,3 +79,6 @@ func Paused(e *Engine, queue string) bool {
 
 // RestoreTokensSQL puts tokens back that were deleted.
 const RestoreTokensSQL = restoreTokensSQL
+
+// RescueDeleted is what housekeeping does about jobs that were deleted.
+func RescueDeleted(ctx context.Context, e *Engine) error { return e.rescueDeleted(ctx) }

@@ -667,3 +667,59 @@ with job as (
 insert into sluice.message (tenant_id, process_id, id, edge_id, headers, body)
 select $2, $3, id, $6, '{"content-type": "application/json"}', body from arguments
 returning headers::text, case when octet_length(body) <= ` + maxClaimedBody + ` then body end, octet_length(body)`
+
+// shortEdgesSQL lists the edges that hold less than their counters say, in one snapshot.
+const shortEdgesSQL = `
+with counter as (
+    select edge_id, sum(arrived - departed) as n from sluice.edge_count group by edge_id having sum(arrived - departed) > 0
+), job as (
+    select ` + edgeOfJob + ` as edge_id, count(*) as n
+    from river.river_job j where j.kind = 'message' and j.state <> 'completed' group by 1
+), lane as (
+    select via_id as edge_id, count(*) as n from sluice.lane_message group by via_id
+)
+select c.edge_id from counter c
+left join job j using (edge_id)
+left join lane l using (edge_id)
+where c.n > coalesce(j.n, 0) + coalesce(l.n, 0)
+order by c.edge_id`
+
+// rescueDeletedSQL puts messages on the given edges that have no place into the trash. Nothing else can move a message
+// that has no ticket.
+var rescueDeletedSQL = `
+with lost as materialized (
+    select m.tenant_id, m.process_id, m.id, m.edge_id
+    from sluice.message m
+    where m.edge_id = any($1::bigint[])
+    and not exists (select from river.river_job j where j.id = m.id)
+    and not exists (select from sluice.lane_message w where w.tenant_id = m.tenant_id and w.process_id = m.process_id and w.message_id = m.id)
+    and not exists (select from sluice.trash t where t.tenant_id = m.tenant_id and t.process_id = m.process_id and t.message_id = m.id)
+    and not exists (select from sluice.attempt a where a.tenant_id = m.tenant_id and a.process_id = m.process_id and a.message_id = m.id
+                    and a.outcome in ('done', 'filtered'))
+    and not exists (select from sluice.decision d where d.tenant_id = m.tenant_id and d.process_id = m.process_id and d.message_id = m.id
+                    and d.verdict in ('replace', 'reject', 'terminate'))
+    limit 1000
+), entry as materialized (
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
+    select l.tenant_id, l.process_id, l.id, l.edge_id,
+           (select coalesce(max(a.attempt), 0) from sluice.attempt a
+            where a.tenant_id = l.tenant_id and a.process_id = l.process_id and a.message_id = l.id),
+           'its job was deleted through River'
+    from lost l order by l.tenant_id, l.process_id, l.id
+    on conflict do nothing
+    returning tenant_id, process_id, message_id, edge_id
+), delta as materialized (
+    select tenant_id, process_id, count(*)::int as n from entry group by tenant_id, process_id
+), locked as materialized (
+    select p.id from sluice.process p join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id order by p.id for update of p
+), counted as (
+    update sluice.process p set open = p.open - d.n, trashed = p.trashed + d.n
+    from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select count(*) from locked) >= 0
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select t.tenant_id, t.edge_id, $2::smallint, 0, count(*), -sum(s.size)
+    from entry t ` + sizeOf("t.tenant_id", "t.process_id", "t.message_id") + `
+    group by t.tenant_id, t.edge_id order by t.tenant_id, t.edge_id
+    ` + addCounts + `
+)
+select count(*) from entry`

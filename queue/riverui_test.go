@@ -185,4 +185,10 @@ func TestRiverUIDeletes(t *testing.T) {
 		t.Errorf("the check finds nothing: %+v", report)
 	}
 	t.Logf("a deleted job: %+v", report.Violations)
+	ok(t, queue.RescueDeleted(t.Context(), r.engine))
+	r.clean()
+	if place := one[string](r, `select reason from sluice.trash where process_id = $1`, id); place != "its job was deleted through River" {
+		t.Errorf("in the trash: %s", place)
+	}
+	ok(t, queue.RescueDeleted(t.Context(), r.engine))
 }
