@@ -66,6 +66,7 @@ var guests = map[string][]string{
 	"github.com/goccy/go-yaml":                           {"queue/topology", "cmd/sluice"},
 	"github.com/jackc/pgx/v5":                            {"*", "tests"},
 	"github.com/google/uuid":                             {"*", "tests"},
+	"github.com/evanphx/json-patch/v5":                   {"trash"},
 	"golang.org/x/sync":                                  {"*"},
 	"golang.org/x/sys":                                   {"*"},
 	"golang.org/x/term":                                  {"cmd/sluice"},
