@@ -73,6 +73,7 @@ func (w world) examples() []example {
 		{op: "get-message"},
 		{op: "get-message-body"},
 		{op: "list-trash"},
+		{op: "list-trash-groups"},
 		{op: "get-trash"},
 		{op: "edit-trash-body", body: "edited"},
 		{op: "discard-trash-edit"},

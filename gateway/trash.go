@@ -30,6 +30,8 @@ type EntryView struct {
 	Version   int       `json:"version"`
 	Node      string    `json:"node" doc:"The node that gave up"`
 	Reason    string    `json:"reason"`
+	Class     string    `json:"class,omitempty" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"What kind of failure; absent while an entry of an older version is not sorted yet"`
+	Cause     string    `json:"cause,omitempty" example:"9f86d081884c7d65" doc:"The same for entries that failed for the same reason, but for numbers, ids and quotations in it"`
 	Attempt   int       `json:"attempt" doc:"How many attempts were made; an approved message counts on"`
 	FailedAt  time.Time `json:"failed_at"`
 	Edited    bool      `json:"edited" doc:"Other content is sent when it is approved"`
@@ -91,8 +93,14 @@ func (g *gateway) addTrash() {
 	conflict := []int{http.StatusConflict}
 	register(g, huma.Operation{
 		OperationID: "list-trash", Method: http.MethodGet, Path: trashPath, Tags: tags, Security: decide,
-		Summary: "List the messages that failed", Description: "The oldest first.",
+		Summary: "List the messages that failed",
+		Description: "In the order in which they failed. However many there are, a page takes little time: where few of them are what the filter asks for, it may hold fewer than the limit, or none, and still have a `next`. " +
+			"There is no index for `text`: give a window of time with it.",
 	}, g.listTrash)
+	register(g, huma.Operation{
+		OperationID: "list-trash-groups", Method: http.MethodGet, Path: trashPath + "/groups", Tags: tags, Security: decide,
+		Summary: "List the causes of failures", Description: "The most frequent first. All entries that the filter asks for are counted, which takes a second or so for a million.",
+	}, g.listGroups)
 	register(g, huma.Operation{
 		OperationID: "get-trash", Method: http.MethodGet, Path: entryPath, Tags: tags, Security: decide,
 		Summary: "Get a message that failed", Description: "With its content and all that happened to it.",
@@ -119,35 +127,9 @@ func (g *gateway) addTrash() {
 	}, g.discardEdit)
 }
 
-func (g *gateway) listTrash(ctx context.Context, in *struct {
-	openapi.Page
-	Topology string `query:"topology" maxLength:"63" doc:"Only of this topology; also one that was deleted"`
-	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
-	Node     string `query:"node" maxLength:"63" doc:"Only of this node"`
-}) (*answer[openapi.List[EntryView]], error) {
-	if in.Version != 0 && in.Topology == "" {
-		return nil, versionAlone()
-	}
-	f := trash.Filter{Topology: in.Topology, Version: in.Version, Node: in.Node, Limit: in.Limit + 1}
-	if err := in.Cursor(&f.After); err != nil {
-		return nil, err
-	}
-	by, _ := auth.FromContext(ctx)
-	entries, err := g.config.Trash.List(ctx, by.TenantID, f)
-	if err != nil {
-		return nil, err
-	}
-	list, err := openapi.Cut(entries, in.Page, func(last trash.Entry) []any { return []any{last.ID.Number} })
-	views := openapi.List[EntryView]{Items: make([]EntryView, len(list.Items)), Next: list.Next}
-	for i, e := range list.Items {
-		views.Items[i] = viewOfEntry(e)
-	}
-	return &answer[openapi.List[EntryView]]{views}, err
-}
-
 func viewOfEntry(e trash.Entry) EntryView {
 	return EntryView{
-		MessageID: e.ID.String(), Topology: e.Topology, Version: e.Version, Node: e.Node, Reason: e.Reason,
+		MessageID: e.ID.String(), Topology: e.Topology, Version: e.Version, Node: e.Node, Reason: e.Reason, Class: string(e.Class), Cause: causeText(e.Cause),
 		Attempt: e.Attempt, FailedAt: e.FailedAt.UTC(), Edited: e.Edited, Size: e.Size,
 	}
 }

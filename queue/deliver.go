@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/limiter"
+	"sluice/queue/process"
 	"sluice/queue/topology"
 	"sluice/queue/worker"
 )
@@ -36,6 +37,7 @@ type settlement struct {
 	status     int
 	duration   time.Duration
 	reason     string
+	class      process.Class // of failed
 	delay      time.Duration // of repeat and retried
 	failures   int           // attempts used up, for one that stays
 	cursor     string        // of the next page
@@ -109,7 +111,7 @@ func (e *Engine) deliver(d *delivery) {
 func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 	if d.headers == nil && d.encoded != "{}" {
 		if err := json.Unmarshal([]byte(d.encoded), &d.headers); err != nil {
-			return &settlement{d: d, outcome: outcomeFailed, reason: "its stored headers cannot be read: " + err.Error()}, false
+			return &settlement{d: d, outcome: outcomeFailed, class: process.ClassStorage, reason: "its stored headers cannot be read: " + err.Error()}, false
 		}
 	}
 	if !e.fill(d) || !e.awaitLease(d) {
@@ -227,7 +229,7 @@ func (s *settlement) read(r worker.Result) {
 
 // giveUp fails a message whose result cannot be used.
 func (s *settlement) giveUp(reason string, args ...any) {
-	s.outcome, s.successors, s.cursor = outcomeFailed, nil, ""
+	s.outcome, s.class, s.successors, s.cursor = outcomeFailed, process.ClassReply, nil, ""
 	s.reason = fmt.Sprintf(reason, args...)
 }
 
@@ -267,7 +269,7 @@ func (s *settlement) fail(f *worker.Failure) {
 	waits := n.Retry.Outage != topology.OutageCount
 	switch {
 	case f.Class == worker.Rejected:
-		s.outcome = outcomeFailed
+		s.outcome, s.class = outcomeFailed, process.ClassRejected
 	case f.Class == worker.Unavailable && waits && asked == 0:
 		// Back to its place on the edge: the circuit to the worker decides when the next call is made.
 		s.outcome, s.failures = outcomeUnavailable, s.d.failures
@@ -278,7 +280,10 @@ func (s *settlement) fail(f *worker.Failure) {
 		s.outcome, s.failures = outcomeRetried, s.d.failures+1
 		s.delay = max(backoff(n.Retry, s.failures), asked)
 	default:
-		s.outcome = outcomeFailed
+		s.outcome, s.class = outcomeFailed, process.ClassExhausted
+		if errors.Is(f, worker.ErrProtocol) {
+			s.class = process.ClassReply
+		}
 		if n.Retry.Attempts > 1 {
 			s.reason = fmt.Sprintf("%s (after %d attempts)", f.Reason, n.Retry.Attempts)
 		}

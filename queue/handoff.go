@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"sluice/queue/process"
 )
 
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
@@ -151,7 +153,7 @@ func (e *Engine) refuse(slot int16, s *settlement, err error) {
 		said = pg.Message
 	}
 	e.handOff(slot, []*settlement{{
-		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, refused: true, room: s.room,
+		d: s.d, outcome: outcomeFailed, status: s.status, duration: s.duration, class: process.ClassStorage, refused: true, room: s.room,
 		reason: fmt.Sprintf("worker %s gave a result that Postgres refuses: %q", s.d.edge.to.Worker, said),
 	}})
 }
@@ -190,6 +192,8 @@ type itemArrays struct {
 	cursors   []string
 	made      []int32
 	sizes     []int32
+	classes   []string
+	causes    []int64
 }
 
 type bornArrays struct {
@@ -290,6 +294,11 @@ func (a *itemArrays) add(s *settlement) {
 	a.cursors = append(a.cursors, s.cursor)
 	a.made = append(a.made, int32(len(s.successors)))
 	a.sizes = append(a.sizes, int32(d.size))
+	var cause int64
+	if s.outcome == outcomeFailed {
+		cause = process.HashOf(process.CauseOf(s.reason))
+	}
+	a.classes, a.causes = append(a.classes, string(s.class)), append(a.causes, cause)
 }
 
 func (a *bornArrays) add(parent int, id, payload int64, state string, next *successor, body []byte) {
@@ -335,6 +344,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
 		i.pages, i.delays, i.failures, i.cursors, i.made, i.sizes,
 		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes, f.life.name(), slot,
+		i.classes, i.causes,
 	}
 	done = make([]bool, len(f.batch))
 	if !f.ordered {

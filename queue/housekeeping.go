@@ -63,6 +63,22 @@ func (w *lanesWork) Work(ctx context.Context, _ *river.Job[lanesArgs]) error {
 	}
 }
 
+type sortArgs struct{}
+
+func (sortArgs) Kind() string { return "sort-trash" }
+
+// sortWork sorts entries of the trash that were there before they had a class and a cause.
+type sortWork struct {
+	river.WorkerDefaults[sortArgs]
+	engine *Engine
+}
+
+func (w *sortWork) Work(ctx context.Context, _ *river.Job[sortArgs]) error {
+	return w.engine.sortTrash(ctx)
+}
+
+func (w *sortWork) Timeout(*river.Job[sortArgs]) time.Duration { return 10 * time.Minute }
+
 func (h *housework) Timeout(*river.Job[houseworkArgs]) time.Duration { return 10 * time.Minute }
 
 // messageArgs and messageWorker make River's maintenance leave our jobs alone: it discards stuck jobs of kinds that it
@@ -101,6 +117,7 @@ func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &housework{engine: e})
 	river.AddWorker(workers, &lanesWork{engine: e})
+	river.AddWorker(workers, &sortWork{engine: e})
 	river.AddWorker(workers, messageWorker{})
 	river.AddWorker(workers, laneWorker{})
 	client, err := river.NewClient(riverpgxv5.New(e.conns), &river.Config{
@@ -108,7 +125,7 @@ func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 		FetchPollInterval:           30 * time.Second,
 		PollOnly:                    e.config.PollOnly,
 		Logger:                      slog.New(quiet{e.log.Handler()}),
-		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{})},
+		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{}), every(time.Minute, sortArgs{})},
 		Queues:                      map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},
 		Schema:                      "river",
 		Workers:                     workers,

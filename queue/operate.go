@@ -96,7 +96,9 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 			if err := tx.QueryRow(ctx, lockEdgeLanesSQL, tenant, edges).Scan(&locked); err != nil {
 				return held, err
 			}
-			if err := tx.QueryRow(ctx, trashOpenSQL, tenant, edges, what+" was deleted", by, noSlot).Scan(&moved); err != nil {
+			reason := what + " was deleted"
+			cause := process.HashOf(process.CauseOf(reason))
+			if err := tx.QueryRow(ctx, trashOpenSQL, tenant, edges, reason, by, noSlot, process.ClassDeleted, cause).Scan(&moved); err != nil {
 				return held, err
 			}
 		}

@@ -222,10 +222,11 @@ const (
 	itemArraysSQL = `
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
-                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[]`
+                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[],
+                         $27::text[], $28::bigint[]`
 	itemNamesSQL = `) with ordinality
         as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
-             status, duration_us, reason, page, delay_us, failures, cursor, made, size`
+             status, duration_us, reason, page, delay_us, failures, cursor, made, size, class, cause`
 	bornArraysSQL = `
 ), born as materialized (
     select b.*, d.tenant_id, d.process_id, d.id as parent_id
@@ -275,8 +276,8 @@ const (
            nullif(status, 0), duration_us, nullif(reason, '')
     from done
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, lane_key)
-    select tenant_id, process_id, id, edge_id, attempt, reason, lane_key from done where outcome = 'failed'
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key)
+    select tenant_id, process_id, id, edge_id, attempt, reason, class, cause, lane_key from done where outcome = 'failed'
 ), new_cursor as (
     insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor)
     select tenant_id, process_id, id, page + 1, cursor from done where outcome = 'page'
@@ -397,6 +398,9 @@ insert into river.river_queue (name, updated_at)
 select 'e' || id, now() from unnest($1::bigint[]) as id order by id
 on conflict (name) do update set updated_at = excluded.updated_at`
 
+// cancelledReason is the reason of cancelledSQL, and its own cause.
+const cancelledReason = "its job was cancelled through River"
+
 // cancelledSQL moves the messages whose jobs someone cancelled or discarded through River to the trash: River would
 // delete the jobs after a day, and with them the only ticket.
 var cancelledSQL = `
@@ -413,8 +417,8 @@ with gone as (
     select e.tenant_id, g.process_id, g.id, e.id as edge_id, g.attempt
     from gone g join sluice.edge e on e.id = substr(g.queue, 2)::bigint
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason)
-    select tenant_id, process_id, id, edge_id, attempt, 'its job was cancelled through River' from ticket
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause)
+    select tenant_id, process_id, id, edge_id, attempt, $2, $3, $4 from ticket
 ), delta as materialized (
     select tenant_id, process_id, count(*)::int as n from ticket group by tenant_id, process_id
 ), locked as materialized (
@@ -626,8 +630,8 @@ with job as (
     union all
     select message_id, via_id, key, attempts, process_id from waiting
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, lane_key)
-    select $1, process_id, id, edge_id, attempt, $3, lane_key from gone
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key)
+    select $1, process_id, id, edge_id, attempt, $3, $6, $7, lane_key from gone
 ), new_decision as (
     insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
     select $1, process_id, id, 'trash', $4, $3 from gone

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"sluice/queue/process"
 )
 
 // The sentinel sees what nobody told the runner: leases that are over, retries that are due, edges that woke elsewhere,
@@ -84,7 +86,7 @@ func (e *Engine) keepWatch(ctx context.Context) error {
 	}
 	e.askReconcile()
 	e.pokeFetcherAnyway()
-	if _, err := e.pool.Exec(ctx, cancelledSQL, noSlot); err != nil {
+	if _, err := e.pool.Exec(ctx, cancelledSQL, noSlot, cancelledReason, process.ClassCancelled, process.HashOf(cancelledReason)); err != nil {
 		return err
 	}
 	_, err := e.pool.Exec(ctx, reviveTokensSQL)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/queue"
@@ -63,7 +64,9 @@ type Entry struct {
 	Version  int
 	Node     string // the node that gave up
 	Reason   string
-	Attempt  int // how many attempts were made; an approved message counts on
+	Class    process.Class // empty while an entry from before there were classes is not sorted yet
+	Cause    *int64        // what it shares with entries that failed for the same reason: the hash of its cause
+	Attempt  int           // how many attempts were made; an approved message counts on
 	FailedAt time.Time
 	Edited   bool  // other content is to be sent when it is approved
 	Size     int64 // of the body that failed
@@ -92,13 +95,57 @@ type Edit struct {
 	At time.Time
 }
 
-// Filter says which entries a list shows. The zero value of a field lets all pass.
+// Filter says which entries are meant. The zero value of a field lets all pass.
 type Filter struct {
-	Topology string // also one that was deleted
-	Version  int    // of Topology
-	Node     string
-	After    int64 // number of the last message of the page before
-	Limit    int
+	Topology    string // also one that was deleted
+	Version     int    // of Topology
+	Node        string
+	Application string // that the node is for
+	Worker      string // that the node calls
+	Class       process.Class
+	Cause       *int64
+	Process     uuid.UUID
+	From, Until time.Time // when it failed: from then on, and before then
+	Text        string    // in the reason, or in the first searched bytes of the body
+}
+
+// Order is that of a list.
+type Order string
+
+// The orders of a list, by the time of failure.
+const (
+	Oldest Order = "oldest"
+	Newest Order = "newest"
+)
+
+// Page is part of a list of entries.
+type Page struct {
+	Entries []Entry
+	Next    *Mark // where to go on; nil on the last page
+}
+
+// Mark is a place in a list.
+type Mark struct {
+	FailedAt time.Time
+	Message  int64
+}
+
+// Group is the entries with one cause.
+type Group struct {
+	Cause     *int64 // nil: not sorted yet
+	Class     process.Class
+	Text      string // the cause in words: the reason without what differs from entry to entry
+	Reason    string // of the last entry
+	Count     int64
+	FirstSeen time.Time // of those that are in the trash now
+	LastSeen  time.Time
+}
+
+// Groups are the causes of entries, the most frequent first.
+type Groups struct {
+	Groups  []Group // the first of them
+	Causes  int64   // how many causes there are
+	Entries int64   // of all of them
 }
 
 // Sent is what became of an approved entry.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -143,9 +144,9 @@ func (r *rig) entries(n int) []trash.Entry {
 	r.Helper()
 	var got []trash.Entry
 	r.until(func() bool {
-		var err error
-		got, err = r.List(r.Context(), tenant, trash.Filter{Limit: n + 1})
+		page, err := r.List(r.Context(), tenant, trash.Filter{}, trash.Oldest, nil, n+1)
 		r.ok(err)
+		got = page.Entries
 		return len(got) == n
 	})
 	return got
@@ -222,12 +223,13 @@ func TestApprove(t *testing.T) {
 	id := r.send("order 1")[0]
 	e := r.entries(1)[0]
 	if e.ID.Process != id || e.Topology != "flow" || e.Version != 1 || e.Node != "b" || e.Attempt != 1 || e.Size != 7 || e.Edited ||
+		e.Class != process.ClassRejected || e.Cause == nil || *e.Cause != process.HashOf(process.CauseOf(e.Reason)) ||
 		!strings.Contains(e.Reason, "no such customer") {
 		t.Errorf("entry %+v", e)
 	}
 	d, err := r.Find(t.Context(), tenant, e.ID)
 	r.ok(err)
-	if string(d.Body) != "order 1" || d.Headers["shop"] != "7" || d.Edit != nil || len(d.Attempts) != 1 || *d.Attempts[0].Status != 422 || d.Entry != e {
+	if string(d.Body) != "order 1" || d.Headers["shop"] != "7" || d.Edit != nil || len(d.Attempts) != 1 || *d.Attempts[0].Status != 422 || !reflect.DeepEqual(d.Entry, e) {
 		t.Errorf("detail %+v", d)
 	}
 	if m := r.message(e.ID); m.Place != process.PlaceTrash {
@@ -381,7 +383,7 @@ func TestWall(t *testing.T) {
 	r.send("1")
 	e := r.entries(1)[0]
 	const other = 2
-	if got, err := r.List(t.Context(), other, trash.Filter{Limit: 10}); err != nil || len(got) > 0 {
+	if got, err := r.List(t.Context(), other, trash.Filter{}, trash.Oldest, nil, 10); err != nil || len(got.Entries) > 0 {
 		t.Errorf("listed %v, %v", got, err)
 	}
 	for name, act := range map[string]func() error{

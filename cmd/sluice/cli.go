@@ -58,6 +58,7 @@ func newParser(c *cli, p *program, exit func(int)) (*kong.Kong, error) {
 			{Key: "run", Title: "Run Sluice:"},
 			{Key: "use", Title: "Use it:"},
 			{Key: "prove", Title: "Prove and describe:"},
+			{Key: "filter", Title: "Which messages:"},
 			{Key: "api", Title: "Where Sluice is:"},
 			{Key: "direct", Title: "Without an API key:"},
 		}),

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,6 +212,11 @@ func TestTrashCommands(t *testing.T) {
 	}
 	id := bad()
 	w.run("trash", "list").exits(exitOK).says(id, "store", "nothing bad")
+	w.run("trash", "list", "--worker", "shop", "--since", "1h", "--text", "NOTHING bad", "--newest", "--class", "rejected").exits(exitOK).says(id)
+	w.run("trash", "list", "--text", "nothing good").exits(exitOK).says("Nothing in the trash is like that")
+	groups := w.run("trash", "groups", "--topology", "shop").exits(exitOK).says("100.0%", "rejected", "1 message of 1 cause").ok()
+	w.run("trash", "list", "--cause", regexp.MustCompile(`[0-9a-f]{16}`).FindString(groups)).exits(exitOK).says(id)
+	w.run("trash", "groups", "--application", "none").exits(exitOK).says("Nothing in the trash is like that")
 	w.run("trash", "show", id).exits(exitOK).says("at node store of shop v1", "the store takes nothing bad", `{"bad": true}`, "application/json")
 	w.run("trash", "show", id, "--output", "json").exits(exitOK).says(`"attempts"`)
 	if body := w.run("trash", "show", id, "--body").ok(); body != `{"bad": true}` {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
@@ -19,6 +20,7 @@ import (
 
 type trashCmd struct {
 	List    trashListCmd    `cmd:"" help:"List messages that failed, the oldest first."`
+	Groups  trashGroupsCmd  `cmd:"" help:"List the causes of failures, the most frequent first."`
 	Show    trashShowCmd    `cmd:"" help:"Show one of them with its body and what happened to it."`
 	Approve trashApproveCmd `cmd:"" help:"Send messages again, at the node where they failed."`
 	Edit    trashEditCmd    `cmd:"" help:"Change what is sent when a message is approved."`
@@ -78,32 +80,123 @@ func (v entryView) row() []string {
 	return []string{v.MessageID, v.label(), v.Node, when(v.FailedAt), yes(v.Edited), v.Reason}
 }
 
+// trashFilter says which messages of the trash are meant.
+type trashFilter struct {
+	Topology      string        `group:"filter" placeholder:"NAME" help:"Only of this topology."`
+	Version       int           `group:"filter" placeholder:"N" help:"Only of this version of it."`
+	Node          string        `group:"filter" placeholder:"NAME" help:"Only of this node."`
+	Application   string        `group:"filter" placeholder:"NAME" help:"Only of nodes that are for this application."`
+	Worker        string        `group:"filter" placeholder:"NAME" help:"Only of nodes that call this worker."`
+	Class         string        `group:"filter" placeholder:"CLASS" help:"Only this kind of failure: rejected, exhausted, reply, storage, cancelled or deleted."`
+	Cause         string        `group:"filter" placeholder:"CAUSE" help:"Only with this cause, as the command groups shows it."`
+	CorrelationID string        `group:"filter" placeholder:"ID" help:"Only of this process."`
+	Since         time.Duration `group:"filter" placeholder:"DURATION" help:"Only what failed within this time."`
+	FailedAfter   string        `group:"filter" placeholder:"TIME" help:"Only what failed then or later, as 2026-01-02T15:04:05Z."`
+	FailedBefore  string        `group:"filter" placeholder:"TIME" help:"Only what failed before then."`
+}
+
+func (f trashFilter) query() url.Values {
+	after := f.FailedAfter
+	if f.Since > 0 {
+		after = time.Now().Add(-f.Since).UTC().Format(time.RFC3339)
+	}
+	return queryOf("topology", f.Topology, "version", number(f.Version), "node", f.Node, "application", f.Application, "worker", f.Worker,
+		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "failed_after", after, "failed_before", f.FailedBefore)
+}
+
 type trashListCmd struct {
 	apiFlags
-	Topology string `placeholder:"NAME" help:"Only of this topology."`
-	Version  int    `placeholder:"N" help:"Only of this version of it."`
-	Node     string `placeholder:"NAME" help:"Only of this node."`
-	Limit    int    `default:"50" help:"How many to list at most."`
+	trashFilter
+	Text   string `group:"filter" placeholder:"TEXT" help:"Only with this text in the reason or the body. There is no index for it: say since when, too."`
+	Newest bool   `help:"The newest first."`
+	Limit  int    `default:"50" help:"How many to list at most."`
 }
 
 func (trashListCmd) Help() string {
 	return examples("",
 		"sluice trash list",
+		"sluice trash list --application crm --since 2h --text 'no such customer' --newest",
 		"sluice trash list --topology orders --node store --limit 1000 --output json")
 }
 
 func (c trashListCmd) Run(ctx context.Context, p *program, api *client) error {
-	l, err := list[entryView](ctx, api, "/trash", queryOf("topology", c.Topology, "version", number(c.Version), "node", c.Node), c.Limit)
+	q := c.query()
+	maps.Copy(q, queryOf("text", c.Text))
+	if c.Newest {
+		q.Set("order", "newest")
+	}
+	l, err := list[entryView](ctx, api, "/trash", q, c.Limit)
 	if err != nil {
 		return err
 	}
 	defer l.more(p)
 	return p.print(l, func(w io.Writer) {
 		if len(l.Items) == 0 {
-			fmt.Fprintln(w, "The trash is empty.")
+			fmt.Fprintln(w, emptyTrash(q))
 			return
 		}
 		table(w, "MESSAGE TOPOLOGY NODE FAILED EDITED REASON", rows(l, entryView.row)...)
+	})
+}
+
+func emptyTrash(filter url.Values) string {
+	if len(filter) > 0 {
+		return "Nothing in the trash is like that."
+	}
+	return "The trash is empty."
+}
+
+// groupsView are the causes of failures as the API tells them.
+type groupsView struct {
+	Items   []groupView `json:"items"`
+	Causes  int64       `json:"causes"`
+	Entries int64       `json:"entries"`
+}
+
+type groupView struct {
+	Cause     string     `json:"cause"`
+	Class     string     `json:"class"`
+	Text      string     `json:"text"`
+	Count     int64      `json:"count"`
+	Share     float64    `json:"share"`
+	FirstSeen *time.Time `json:"first_seen"`
+	LastSeen  *time.Time `json:"last_seen"`
+}
+
+type trashGroupsCmd struct {
+	apiFlags
+	trashFilter
+	Limit int `default:"50" help:"How many to list at most."`
+}
+
+func (trashGroupsCmd) Help() string {
+	return examples("Messages that failed for the same reason, but for numbers, ids and quotations in it, have the same cause.",
+		"sluice trash groups",
+		"sluice trash groups --application crm --since 24h",
+		"sluice trash list --cause 9f86d081884c7d65")
+}
+
+func (c trashGroupsCmd) Run(ctx context.Context, p *program, api *client) error {
+	q := c.query()
+	q.Set("limit", strconv.Itoa(c.Limit))
+	groups, err := ask[groupsView](ctx, api, request{method: http.MethodGet, path: "/trash/groups", query: q})
+	if err != nil {
+		return err
+	}
+	return p.print(groups, func(w io.Writer) {
+		g := groups.Shown
+		if len(g.Items) == 0 {
+			fmt.Fprintln(w, emptyTrash(c.query()))
+			return
+		}
+		all := make([][]string, len(g.Items))
+		for i, v := range g.Items {
+			all[i] = []string{
+				strconv.FormatInt(v.Count, 10), fmt.Sprintf("%.1f%%", 100*v.Share), v.Class, v.Cause, when(v.FirstSeen), when(v.LastSeen), v.Text,
+			}
+		}
+		table(w, "COUNT SHARE CLASS CAUSE FIRST LAST REASON", all...)
+		fmt.Fprintf(w, "\n%s of %s.\n", count(g.Entries, "message"), count(g.Causes, "cause"))
 	})
 }
 
