@@ -158,6 +158,11 @@ func startNode(t *testing.T, database string, lease time.Duration, env ...string
 	ok(t, n.cmd.Start())
 	line, err := bufio.NewReader(out).ReadString('\n')
 	go func() { n.cmd.Wait(); close(n.waited) }()
+	t.Cleanup(func() {
+		if log := n.log.String(); t.Failed() {
+			t.Logf("%s says at last:\n%s", n.name, log[max(0, len(log)-20_000):])
+		}
+	})
 	t.Cleanup(n.stop)
 	if err != nil {
 		t.Fatalf("%s did not start: %v\n%s", n.name, err, n.log.String())
