@@ -483,7 +483,7 @@ func TestDatabaseCrash(t *testing.T) {
 		went := time.Since(back)
 		down, worst = max(down, back.Sub(crashed)), max(worst, went)
 		t.Logf("crash %d: database back after %v, hand-offs again %v later", k+1, back.Sub(crashed).Round(time.Millisecond), went.Round(time.Millisecond))
-		if went > 5*time.Second {
+		if went > resumeWithin { // 5 s, and what a busy machine makes of it
 			t.Errorf("work went on only after %v", went)
 		}
 	}
