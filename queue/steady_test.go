@@ -128,8 +128,8 @@ func holdXmin(t *testing.T, pool *pgxpool.Pool) (release func()) {
 }
 
 // Someone keeps a snapshot open for long, as a forgotten transaction or a report does, so that dead rows pile up; and
-// then three reports in turn, overlapping. Meanwhile events flow steadily. All of
-// them are worked as they come, and afterwards the backlog is nil; what could be done at most is told.
+// then three reports in turn, overlapping. Meanwhile events flow steadily. All are
+// worked as they come, and afterwards the backlog is nil; what could be done at most is told.
 func TestHeldSnapshots(t *testing.T) {
 	t.Parallel()
 	const rate = 500 / 3 // events of three messages each: 500 messages a second
