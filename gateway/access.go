@@ -34,18 +34,15 @@ func (g *gateway) admit(ctx context.Context, authorization string, scopes []stri
 	return p, nil
 }
 
-// requestTime is how long an operation may take, unless it says otherwise under timeKey in its metadata.
-const (
-	requestTime = 20 * time.Second
-	timeKey     = "time"
-)
+// timeKey is where the metadata of an operation say how long it may take, if not as long as others.
+const timeKey = "time"
 
 // enter is what every request to one of huma's operations goes through, before anything of it is read.
 func (g *gateway) enter(hctx huma.Context, next func(huma.Context)) {
 	op := hctx.Operation()
 	most, ok := op.Metadata[timeKey].(time.Duration)
 	if !ok {
-		most = requestTime
+		most = g.config.RequestTime
 	}
 	ctx, cancel := context.WithTimeout(hctx.Context(), most)
 	defer cancel()

@@ -62,6 +62,9 @@ type Config struct {
 	// short cuts off slow networks, too long lets the idle hold memory and connections.
 	BodyTime time.Duration
 
+	// RequestTime is how long any other operation may take, its wait for a connection included. Default 20 s.
+	RequestTime time.Duration
+
 	// AcceptTime is how long an event may then wait to be stored before its producer is told to try again. Default 10 s.
 	AcceptTime time.Duration
 
@@ -74,6 +77,7 @@ const (
 	defaultMaxInFlight = 256 << 20
 	defaultBodyTime    = 30 * time.Second
 	defaultAcceptTime  = 10 * time.Second
+	defaultRequestTime = 20 * time.Second
 
 	// maxHeaderBytes is what all headers of a request may take. The server reads more, so that the refusal is ours.
 	maxHeaderBytes       = 64 << 10
@@ -90,6 +94,7 @@ func (c Config) withDefaults() Config {
 	c.MaxInFlight = max(cmp.Or(c.MaxInFlight, defaultMaxInFlight), c.MaxBatch) // or the largest could never come in
 	c.BodyTime = cmp.Or(c.BodyTime, defaultBodyTime)
 	c.AcceptTime = cmp.Or(c.AcceptTime, defaultAcceptTime)
+	c.RequestTime = cmp.Or(c.RequestTime, defaultRequestTime)
 	if c.KeepHeaders == nil {
 		c.KeepHeaders = DefaultHeaders()
 	}

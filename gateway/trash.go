@@ -219,7 +219,7 @@ func (g *gateway) editTrash(w http.ResponseWriter, r *http.Request, by auth.Prin
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+	ctx, cancel := context.WithTimeout(r.Context(), g.config.RequestTime)
 	defer cancel()
 	entry, err := g.config.Trash.Find(ctx, by.TenantID, id)
 	if err != nil {
