@@ -137,11 +137,15 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	select {
 	case <-e.closing:
 		p.hold.Release()
-		return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
+		return fmt.Errorf("%w: %w", ErrUnavailable, errClosing)
 	default:
 	}
+	events := e.events
+	if len(p.Body) > largeBytes {
+		events = e.largeEvents
+	}
 	select {
-	case e.events <- p:
+	case events <- p:
 		return nil
 	default:
 	}
@@ -151,11 +155,11 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	defer check.Stop()
 	for {
 		select {
-		case e.events <- p:
+		case events <- p:
 			return nil
 		case <-e.closing:
 			p.hold.Release()
-			return fmt.Errorf("%w: this node is shutting down", ErrUnavailable)
+			return fmt.Errorf("%w: %w", ErrUnavailable, errClosing)
 		case <-ctx.Done():
 			p.hold.Release()
 			return ErrOverloaded
@@ -178,14 +182,15 @@ func (e *Engine) wait(ctx context.Context, began time.Duration, p *pendingEvent)
 }
 
 // acceptLoop commits what has gathered, then what gathered meanwhile. It counts in a slot of its own.
-func (e *Engine) acceptLoop(slot int16) {
+// Large events have a loop of their own, so that small ones never wait for megabytes to be written.
+func (e *Engine) acceptLoop(slot int16, events <-chan *pendingEvent) {
 	for {
 		var first *pendingEvent
 		select {
-		case first = <-e.events:
+		case first = <-events:
 		case <-e.closing:
 			select {
-			case first = <-e.events:
+			case first = <-events:
 			default:
 				return
 			}
@@ -194,7 +199,7 @@ func (e *Engine) acceptLoop(slot int16) {
 	gather:
 		for len(batch) < flushItems && size < flushBytes {
 			select {
-			case p := <-e.events:
+			case p := <-events:
 				batch, size = append(batch, p), size+len(p.Body)
 			default:
 				break gather
@@ -210,13 +215,15 @@ func (e *Engine) acceptLoop(slot int16) {
 // turnAway answers events that came in just as the door closed.
 func (e *Engine) turnAway() {
 	for {
+		var p *pendingEvent
 		select {
-		case p := <-e.events:
-			p.hold.Release()
-			p.done <- acceptResult{err: fmt.Errorf("%w: this node is shutting down", ErrUnavailable)}
+		case p = <-e.events:
+		case p = <-e.largeEvents:
 		default:
 			return
 		}
+		p.hold.Release()
+		p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, errClosing)}
 	}
 }
 

@@ -161,7 +161,13 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 }
 
 // settle waits until the hand-off takes the settlement.
-func (e *Engine) settle(s *settlement) { e.settled <- s }
+func (e *Engine) settle(s *settlement) {
+	if s.d != nil && s.d.run == nil && s.size() > largeBytes {
+		e.largeSettled <- s
+	} else {
+		e.settled <- s
+	}
+}
 
 // awaitLease waits until the lease is surely valid. It returns false if the lease is lost or calls are cut off.
 func (e *Engine) awaitLease(d *delivery) bool {

@@ -14,8 +14,9 @@ import (
 )
 
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
-// for nobody, under load it is shared by hundreds. It counts in a slot of its own.
-func (e *Engine) handOffLoop(slot int16) {
+// for nobody, under load it is shared by hundreds. It counts in a slot of its own. Large settlements have a loop of their
+// own, so that small ones never wait for megabytes to be written.
+func (e *Engine) handOffLoop(slot int16, settled <-chan *settlement) {
 	var again []*run // those that had more for this committer than it took
 	for {
 		g := gathering{}
@@ -23,7 +24,7 @@ func (e *Engine) handOffLoop(slot int16) {
 			g.addRun(r)
 		}
 		if len(again) == 0 {
-			first, ok := <-e.settled
+			first, ok := <-settled
 			if !ok {
 				return
 			}
@@ -32,7 +33,7 @@ func (e *Engine) handOffLoop(slot int16) {
 	gather:
 		for len(g.batch) < flushItems && g.size < flushBytes {
 			select {
-			case s, ok := <-e.settled:
+			case s, ok := <-settled:
 				if !ok {
 					break gather
 				}
@@ -70,7 +71,7 @@ func (g *gathering) add(s *settlement) {
 
 func (g *gathering) addRun(r *run) {
 	g.runs = append(g.runs, r)
-	for _, s := range r.take(flushItems - len(g.batch)) {
+	for _, s := range r.take(flushItems-len(g.batch), flushBytes-g.size) {
 		g.batch, g.size = append(g.batch, s), g.size+s.size()
 	}
 }

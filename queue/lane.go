@@ -193,11 +193,14 @@ func (r *run) push(e *Engine, s *settlement) {
 	}
 }
 
-// take gives a committer what is to be committed, oldest first.
-func (r *run) take(most int) []*settlement {
+// take gives a committer what is to be committed, oldest first: so many results and bytes at most, and at least one.
+func (r *run) take(most, bytes int) []*settlement {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(len(r.results), max(most, 1))
+	n := 0
+	for size := 0; n < len(r.results) && (n == 0 || n < most && size < bytes); n++ {
+		size += r.results[n].size()
+	}
 	taken := r.results[:n:n]
 	r.results = r.results[n:]
 	return taken

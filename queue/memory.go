@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/semaphore"
@@ -173,17 +175,43 @@ func (e *Engine) loadBody(d *delivery) error {
 	return e.pool.QueryRow(ctx, loadSQL, d.edge.tenant, d.process, d.id, d.attempt, d.life.claimant, d.run != nil).Scan(&d.body)
 }
 
-// weigh waits until there is room for an event that is about to wait for its commit.
+// weigh waits until there is room for an event that is about to wait for its commit, as long as its producer does.
 func (e *Engine) weigh(ctx context.Context, p *pendingEvent) error {
-	if len(p.Body) <= smallBody {
+	size := int64(len(p.Body))
+	if size <= smallBody {
 		return nil
 	}
-	p.hold.share = e.waiting
-	if err := p.hold.Grow(ctx, int64(len(p.Body))); err != nil {
+	if p.hold.share = e.waiting; p.hold.try(size) {
+		return nil
+	}
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		began := sinceBoot()
+		check := time.NewTicker(silence / 4)
+		defer check.Stop()
+		for waiting.Err() == nil {
+			select {
+			case <-waiting.Done():
+			case <-e.closing:
+				cancel(errClosing)
+			case <-check.C:
+				if e.clock.patience(began) <= 0 {
+					cancel(errSilent)
+				}
+			}
+		}
+	}()
+	if p.hold.Grow(waiting, size) == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
 		return ErrOverloaded
 	}
-	return nil
+	return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(waiting))
 }
+
+var errClosing = errors.New("this node is shutting down")
 
 // roomForReplies is what replies of one worker may take.
 func (m *memory) roomForReplies() func() worker.Room {

@@ -81,7 +81,9 @@ type Caller interface {
 }
 
 const (
-	committers       = 2    // loops that commit hand-offs, and as many that commit events; see sluice.edge_count_slot_seq
+	committers       = 2  // loops that commit hand-offs, and as many that commit events; and again for what is large
+	largeSlots       = 64 // the latter count in slots behind those of all others: see sluice.edge_count_slot_seq
+	largeBytes       = 256 << 10
 	flushItems       = 1000 // most results, or events, in one statement
 	flushBytes       = 8 << 20
 	pollSweep        = 200 * time.Millisecond
@@ -112,6 +114,9 @@ type Engine struct {
 	closing chan struct{}    // closed when no more events are taken
 	settled chan *settlement // on their way to a hand-off
 	reads   chan *laneRead   // wishes of runs
+
+	largeEvents  chan *pendingEvent // those with loops of their own
+	largeSettled chan *settlement
 
 	mu       sync.Mutex // guards what follows
 	running  bool       // claims may be made
@@ -173,23 +178,25 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 	}
 	e := &Engine{
 		pool: pool, conns: conns, config: c, log: c.Logger,
-		clock:     &databaseClock{},
-		ids:       &idBlock{pool: pool},
-		gauges:    gauges{known: map[topologyKey]*gauge{}},
-		bodies:    newMemory(c.Memory),
-		waiting:   newMemory(c.Memory).whole(),
-		loading:   make(chan struct{}, loaders),
-		events:    make(chan *pendingEvent, 2*flushItems),
-		closing:   make(chan struct{}),
-		settled:   make(chan *settlement, flushItems),
-		reads:     make(chan *laneRead, lanesAtOnce),
-		inFlight:  map[int64]*delivery{},
-		awake:     map[*edge]struct{}{},
-		breakers:  map[workerKey]*limiter.Breaker{},
-		wakeFetch: make(chan struct{}, 1),
-		wakeAlarm: make(chan time.Duration, 64),
-		orphans:   make(chan struct{}, 1),
-		sweepPace: make(chan time.Duration, 1),
+		clock:        &databaseClock{},
+		ids:          &idBlock{pool: pool},
+		gauges:       gauges{known: map[topologyKey]*gauge{}},
+		bodies:       newMemory(c.Memory),
+		waiting:      newMemory(c.Memory).whole(),
+		loading:      make(chan struct{}, loaders),
+		events:       make(chan *pendingEvent, 2*flushItems),
+		closing:      make(chan struct{}),
+		settled:      make(chan *settlement, flushItems),
+		largeEvents:  make(chan *pendingEvent, 2*flushItems),
+		largeSettled: make(chan *settlement, flushItems),
+		reads:        make(chan *laneRead, lanesAtOnce),
+		inFlight:     map[int64]*delivery{},
+		awake:        map[*edge]struct{}{},
+		breakers:     map[workerKey]*limiter.Breaker{},
+		wakeFetch:    make(chan struct{}, 1),
+		wakeAlarm:    make(chan time.Duration, 64),
+		orphans:      make(chan struct{}, 1),
+		sweepPace:    make(chan time.Duration, 1),
 	}
 	e.catalog = newCatalog(pool, e.clock)
 	e.catalog.replies = newMemory(c.Memory)
@@ -207,7 +214,8 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 	}
 	e.herald = newHerald(e)
 	for i := range int16(committers) {
-		e.accepts.Go(func() { e.acceptLoop(e.slot + i) })
+		e.accepts.Go(func() { e.acceptLoop(e.slot+i, e.events) })
+		e.accepts.Go(func() { e.acceptLoop(e.slot+largeSlots+i, e.largeEvents) })
 	}
 	e.accepts.Go(e.gaugeLoop)
 	return e, nil
@@ -254,7 +262,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.running, e.slots = true, e.config.Slots
 	e.mu.Unlock()
 	for i := range int16(committers) {
-		e.commits.Go(func() { e.handOffLoop(e.slot + committers + i) })
+		e.commits.Go(func() { e.handOffLoop(e.slot+committers+i, e.settled) })
+		e.commits.Go(func() { e.handOffLoop(e.slot+largeSlots+committers+i, e.largeSettled) })
 	}
 	e.loops.Go(func() { e.fetchLoop(loopCtx) })
 	e.loops.Go(func() { e.readLoop(loopCtx) })
@@ -296,6 +305,7 @@ func (e *Engine) stopRunner(ctx context.Context) error {
 	defer e.cutCalls()
 	e.calls.Wait()
 	close(e.settled)
+	close(e.largeSettled)
 	e.commits.Wait()
 	e.stopFetch()
 	e.loops.Wait()
