@@ -55,6 +55,7 @@ type pendingEvent struct {
 	headers    string  // as stored
 	digest     []byte  // of the key and what it belongs to; nil without a key
 	bodyDigest []byte
+	gauge      *gauge // of a topology with bounds, while it is not decided whether the event is stored
 	done       chan acceptResult
 	hold       hold // what a large body takes while it waits
 }
@@ -72,6 +73,7 @@ func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
 		return Accepted{}, err
 	}
 	if err := e.submit(ctx, p); err != nil {
+		e.decided(p)
 		return Accepted{}, err
 	}
 	return e.wait(ctx, sinceBoot(), p)
@@ -84,7 +86,9 @@ func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []
 	pending := make([]*pendingEvent, len(events))
 	for i, ev := range events {
 		if pending[i], errs[i] = e.prepare(ctx, ev); errs[i] == nil {
-			errs[i] = e.submit(ctx, pending[i])
+			if errs[i] = e.submit(ctx, pending[i]); errs[i] != nil {
+				e.decided(pending[i])
+			}
 		}
 	}
 	began := sinceBoot() // for all of them: they wait together
@@ -164,12 +168,19 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 			p.hold.Release()
 			return ErrOverloaded
 		case <-check.C:
+			e.clock.ask()
 			if e.clock.patience(began) <= 0 {
 				p.hold.Release()
 				return fmt.Errorf("%w: %w", ErrUnavailable, errSilent)
 			}
 		}
 	}
+}
+
+// answer tells the producer what has become of the event.
+func (e *Engine) answer(p *pendingEvent, r acceptResult) {
+	e.decided(p)
+	p.done <- r
 }
 
 // wait waits until the event is stored or refused. When the database is silent it may be stored all the same.
@@ -223,7 +234,7 @@ func (e *Engine) turnAway() {
 			return
 		}
 		p.hold.Release()
-		p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, errClosing)}
+		e.answer(p, acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, errClosing)})
 	}
 }
 
@@ -250,13 +261,13 @@ func (e *Engine) acceptBatch(slot int16, batch []*pendingEvent) {
 			return
 		case isRefused(err):
 			for _, p := range batch {
-				p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrRefused, err)}
+				e.answer(p, acceptResult{err: fmt.Errorf("%w: %w", ErrRefused, err)})
 			}
 			return
 		default:
 			e.log.ErrorContext(ctx, "Events not stored", "count", len(batch), "err", err)
 			for _, p := range batch {
-				p.done <- acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, err)}
+				e.answer(p, acceptResult{err: fmt.Errorf("%w: %w", ErrUnavailable, err)})
 			}
 			return
 		}
@@ -296,7 +307,7 @@ func (e *Engine) tryAccept(ctx context.Context, slot int16, batch []*pendingEven
 	}
 	for _, p := range batch {
 		if !refused[p] {
-			p.done <- acceptResult{accepted: Accepted{Process: p.process, Version: p.version.Number}}
+			e.answer(p, acceptResult{accepted: Accepted{Process: p.process, Version: p.version.Number}})
 		}
 	}
 	return nil
@@ -499,7 +510,7 @@ func (e *Engine) answerDuplicates(ctx context.Context, batch []*pendingEvent, fr
 		return err
 	}
 	for i, p := range refused {
-		p.done <- answers[i]
+		e.answer(p, answers[i])
 	}
 	return nil
 }

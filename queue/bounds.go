@@ -43,7 +43,9 @@ type gauges struct {
 type topologyKey struct{ tenant, id int64 }
 
 type gauge struct {
-	messages, bytes int64     // open when it was looked at, and let in since
+	messages, bytes int64 // open when it was looked at, and let in since or shortly before
+	pending         int64 // messages let in of which it is not decided yet whether they are stored
+	pendingBytes    int64
 	departed        int64     // ever, when it was looked at
 	rate            float64   // messages that leave a second
 	lookedAt        time.Time // zero: never
@@ -70,12 +72,31 @@ func (e *Engine) admit(ctx context.Context, p *pendingEvent) error {
 	case bounds.Bytes > 0 && g.bytes >= bounds.Bytes:
 		full.What, full.Holds, full.Bound = "bytes", g.bytes, bounds.Bytes
 	default:
-		g.messages += int64(len(p.legs))
-		g.bytes += int64(len(p.legs) * len(p.Body))
+		messages, bytes := p.weight()
+		g.messages, g.bytes = g.messages+messages, g.bytes+bytes
+		g.pending, g.pendingBytes = g.pending+messages, g.pendingBytes+bytes
+		p.gauge = g
 		return nil
 	}
 	full.RetryAfter = g.wait(float64(full.Holds-full.Bound) / float64(full.Bound))
 	return full
+}
+
+// weight is what the event adds to its topology.
+func (p *pendingEvent) weight() (messages, bytes int64) {
+	return int64(len(p.legs)), int64(len(p.legs) * len(p.Body))
+}
+
+// decided notes that an event is stored or refused: from now on the counters of edges tell the truth about it.
+func (e *Engine) decided(p *pendingEvent) {
+	if p.gauge == nil {
+		return
+	}
+	e.gauges.mu.Lock()
+	defer e.gauges.mu.Unlock()
+	messages, bytes := p.weight()
+	p.gauge.pending, p.gauge.pendingBytes = p.gauge.pending-messages, p.gauge.pendingBytes-bytes
+	p.gauge = nil
 }
 
 // wait is how long a topology needs to come down from above its bound, by share of it, to a twentieth below.
@@ -150,7 +171,8 @@ func (e *Engine) look(ctx context.Context, keys []topologyKey) error {
 	for i, k := range keys {
 		tenants[i], ids[i] = k.tenant, k.id
 	}
-	// What is let in while the counters are read may be in them or not; it is counted on, which errs on the safe side.
+	// What is let in while the counters are read, and what is on its way to the database, may be in them or not: it is
+	// counted on top, which errs on the safe side until the next look.
 	before := e.gauges.letIn(keys)
 	rows, _ := e.pool.Query(ctx, gaugeSQL, tenants, ids)
 	type sums struct{ N, Messages, Bytes, Departed int64 }
@@ -174,7 +196,7 @@ func (e *Engine) look(ctx context.Context, keys []topologyKey) error {
 		if !g.lookedAt.IsZero() {
 			g.rate = float64(s.Departed-g.departed) / now.Sub(g.lookedAt).Seconds()
 		}
-		g.messages, g.bytes = s.Messages+g.messages-since.messages, s.Bytes+g.bytes-since.bytes
+		g.messages, g.bytes = s.Messages+since.pending+g.messages-since.messages, s.Bytes+since.pendingBytes+g.bytes-since.bytes
 		g.departed, g.lookedAt = s.Departed, now
 	}
 	return nil

@@ -32,12 +32,18 @@ nodes:
 		_, err := r.engine.Accept(t.Context(), queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: body})
 		return err
 	}
-	for range 50 {
-		ok(t, post([]byte("x")))
-	}
 	var full *queue.FullError
-	if err := post([]byte("x")); !errors.As(err, &full) || full.What != "messages" || full.Holds != 50 || full.Bound != 50 || full.RetryAfter < time.Second {
-		t.Fatalf("the 51st: %+v", err)
+	accepted := 0
+	for err := post([]byte("x")); ; err = post([]byte("x")) {
+		if errors.As(err, &full) {
+			break
+		}
+		ok(t, err)
+		accepted++
+	}
+	// An event that was on its way while the counters were read may be counted twice until the next look.
+	if accepted > 50 || accepted < 48 || full.What != "messages" || full.Holds < 50 || full.Bound != 50 || full.RetryAfter < time.Second {
+		t.Fatalf("after %d: %+v", accepted, full)
 	}
 	close(release)
 	r.drained()

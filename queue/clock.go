@@ -19,7 +19,9 @@ type databaseClock struct {
 	base time.Time // the database's time ...
 	at   time.Time // ... at this moment here; its monotonic part is what counts
 
-	heard atomic.Int64 // sinceBoot, when the database last answered anything that producers wait for
+	heard   atomic.Int64 // sinceBoot, when the database last answered anything that producers wait for
+	probing atomic.Bool
+	probe   func(context.Context) // asks the database something that it answers at once; set before use
 }
 
 // silence is after how long without any answer the database counts as away: producers are told so rather than kept. One
@@ -38,7 +40,7 @@ func (c *databaseClock) patience(began time.Duration) time.Duration {
 
 // await waits for an answer, until ctx ends or the database has been silent for one who has waited since began.
 func await[T any](ctx context.Context, c *databaseClock, began time.Duration, answer <-chan T) (got T, err error) {
-	check := time.NewTimer(c.patience(began))
+	check := time.NewTimer(c.patience(began) / 2)
 	defer check.Stop()
 	for {
 		select {
@@ -51,9 +53,25 @@ func await[T any](ctx context.Context, c *databaseClock, began time.Duration, an
 			if left <= 0 {
 				return got, errSilent
 			}
-			check.Reset(left)
+			if left <= silence/2 {
+				c.ask()
+			}
+			check.Reset(max(left/2, silence/20))
 		}
 	}
+}
+
+// ask finds out whether the database is silent or only slow.
+func (c *databaseClock) ask() {
+	if c.probing.Swap(true) {
+		return
+	}
+	go func() {
+		defer c.probing.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), silence)
+		defer cancel()
+		c.probe(ctx)
+	}()
 }
 
 func (c *databaseClock) read(ctx context.Context, pool database) error {

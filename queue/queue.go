@@ -200,6 +200,7 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 	}
 	e.catalog = newCatalog(pool, e.clock)
 	e.catalog.replies = newMemory(c.Memory)
+	e.clock.probe = func(ctx context.Context) { _ = e.clock.read(ctx, pool) } // no answer is what it is about
 	if err := e.clock.read(ctx, pool); err != nil {
 		return nil, fmt.Errorf("read the database's clock: %w", err)
 	}
