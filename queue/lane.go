@@ -130,7 +130,7 @@ func (e *Engine) mayGoOn(r *run) bool {
 	if len(r.read) > 0 && r.read[0].edge.paused {
 		return false
 	}
-	if time.Since(r.began) < turn {
+	if !r.called || time.Since(r.began) < turn { // who had to wait long for its start makes a call all the same
 		return true
 	}
 	if e.slots == 0 && len(e.awake) > 0 {
