@@ -44,7 +44,7 @@ var statements = []struct {
 	{name: "alarm", text: "rung as (", passes: 2},
 	{name: "take ids", text: "river_job_id_seq"},
 	{name: "beat", text: "set lease_until"},
-	{name: "find cancelled", text: "'its job was cancelled"},
+	{name: "find cancelled", text: "in ('cancelled', 'discarded') and j.finalized_at"},
 	{name: "forget runners", text: "delete from sluice.runner where lease_until"},
 	{name: "configuration", text: "from sluice.configuration where"},
 }
