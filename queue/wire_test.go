@@ -154,6 +154,7 @@ type wireConn struct {
 	busy       bool              // its answer has not come
 	doom       *cut              // swallows the answer
 	cancels    bool              // is a request to cancel a statement on another connection
+	ended      bool              // broken, and counted
 	deaf       bool
 }
 
@@ -275,7 +276,10 @@ func (c *wireConn) swallowFrom(doom *cut, start []byte) error {
 
 func (c *wireConn) end(doom *cut) {
 	c.wire.mu.Lock()
-	doom.happened++
+	if !c.ended { // whoever closes a broken connection says goodbye on it, too
+		c.ended = true
+		doom.happened++
+	}
 	c.wire.mu.Unlock()
 	c.Close()
 }
