@@ -36,13 +36,14 @@ type nodeConfig struct {
 
 // node is a running part of Sluice: the engine on a database, and the door before it.
 type node struct {
-	config  nodeConfig
-	pool    *pgxpool.Pool // acts for all tenants
-	tenants *pgxpool.Pool // acts for one tenant at a time
-	caller  *worker.Client
-	engine  *queue.Engine
-	server  *http.Server
-	failed  chan error // of the server
+	config   nodeConfig
+	pool     *pgxpool.Pool // acts for all tenants
+	tenants  *pgxpool.Pool // acts for one tenant at a time
+	caller   *worker.Client
+	engine   *queue.Engine
+	server   *http.Server
+	visitors *visitors
+	failed   chan error // of the server
 
 	draining atomic.Bool
 }
@@ -106,8 +107,9 @@ func (n *node) start(ctx context.Context) error {
 		}
 	}
 	n.server = gateway.Server(n.config.listener.Addr().String(), n.door(), n.config.log)
+	n.visitors = &visitors{Listener: n.config.listener}
 	go func() {
-		if err := n.server.Serve(n.config.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.server.Serve(n.visitors); !errors.Is(err, http.ErrServerClosed) {
 			n.failed <- err
 		}
 	}()
@@ -132,6 +134,8 @@ func (n *node) stop(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		n.config.log.WarnContext(ctx, "Requests cut off")
 		err = n.server.Close()
+	} else {
+		n.visitors.wait(ctx)
 	}
 	err = errors.Join(err, n.engine.Stop(ctx))
 	n.close()
