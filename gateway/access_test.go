@@ -76,6 +76,8 @@ func (w world) examples() []example {
 		{op: "list-trash-groups"},
 		{op: "get-trash"},
 		{op: "edit-trash-body", body: "edited"},
+		{op: "assign-trash", body: strings.TrimSuffix(ids(w.entries[0]), "}") + `,"to":"ann"}`, foreign: 409},
+		{op: "comment-trash", body: `{"text":"odd"}`},
 		{op: "discard-trash-edit"},
 		{op: "approve-trash", body: ids(w.entries[0]), foreign: 409}, // it names them in its body, not in its path
 		{op: "reject-trash", body: ids(w.entries[1]), foreign: 409},

@@ -53,6 +53,7 @@ var problems = []struct {
 	{process.ErrNotFound, openapi.NotFound, "there is no such process or message"},
 	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
 	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},
+	{trash.ErrChanged, openapi.PreconditionFailed, "somebody has changed the message since you looked at it: look at it again, then decide"},
 	{trash.ErrContent, openapi.ValidationFailed, ""},
 }
 

@@ -111,10 +111,12 @@ type attemptView struct {
 }
 
 type decisionView struct {
-	Verdict string    `json:"verdict" enum:"approve,edit,replace,reject,terminate,trash"`
+	Verdict string    `json:"verdict" enum:"approve,edit,replace,reject,terminate,trash,assign,comment"`
 	By      string    `json:"decided_by"`
 	At      time.Time `json:"decided_at"`
 	Reason  string    `json:"reason,omitempty"`
+
+	Detail map[string]any `json:"detail,omitempty" doc:"What was changed"`
 }
 
 // ProcessPath is the part of a path that names a process.
@@ -300,7 +302,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func viewOfDecisions(decisions []process.Decision) []decisionView {
 	views := make([]decisionView, len(decisions))
 	for i, d := range decisions {
-		views[i] = decisionView{Verdict: d.Verdict, By: d.By, At: d.At.UTC(), Reason: d.Reason}
+		views[i] = decisionView{Verdict: d.Verdict, By: d.By, At: d.At.UTC(), Reason: d.Reason, Detail: d.Detail}
 	}
 	return views
 }

@@ -26,6 +26,7 @@ type TrashFilter struct {
 	Correlation  correlationID `query:"correlation_id" doc:"Only of this process"`
 	FailedAfter  time.Time     `query:"failed_after" doc:"Only what failed then or later"`
 	FailedBefore time.Time     `query:"failed_before" doc:"Only what failed before then"`
+	Assigned     string        `query:"assigned_to" maxLength:"200" doc:"Only what is theirs"`
 }
 
 func (f TrashFilter) filter() (trash.Filter, error) {
@@ -34,7 +35,7 @@ func (f TrashFilter) filter() (trash.Filter, error) {
 	}
 	return trash.Filter{
 		Topology: f.Topology, Version: f.Version, Node: f.Node, Application: f.Application, Worker: f.Worker,
-		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(),
+		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(), Assigned: f.Assigned,
 		From: f.FailedAfter, Until: f.FailedBefore,
 	}, nil
 }

@@ -2,8 +2,11 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,4 +87,96 @@ func TestFindingInTheTrash(t *testing.T) {
 		d.refused(422, "validation-failed", "GET", "/v1/trash?"+query, "")
 	}
 	d.refused(422, "validation-failed", "GET", "/v1/trash/groups?text=a", "")
+}
+
+// An entry tells where it stopped and what was done about it; it changes hands, is remarked upon, and goes on in another
+// version. Who has seen an older state of it changes nothing.
+func TestActingOnTheTrash(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	d.serve(func(_ context.Context, r *worker.Request) (worker.Reply, error) {
+		if r.Version == 1 {
+			return worker.Reply{}, &worker.Failure{Class: worker.Rejected, Reason: "not in version 1"}
+		}
+		return worker.Reply{Verdict: worker.Done}, nil
+	})
+	d.enable("flow", flow)
+	a := d.post(inbox, []byte(`{"a":[1]}`), "Content-Type", "application/json")
+	d.becomes(a.CorrelationID, "failed")
+	d.enable("flow", flow+"\n")
+	path := "/v1/trash/" + d.messages(a.CorrelationID)[0].MessageID
+	look := func() (e struct {
+		MessageID string `json:"message_id"`
+		Pretty    string
+		Revision  int64
+		Failures  int
+		Assigned  string `json:"assigned_to"`
+		Where     struct {
+			From, Node, Kind, Worker string
+			Versions                 []int
+		}
+		Process struct{ State string }
+		Edit    *struct {
+			Diff struct {
+				Headers []struct{ Name string }
+				Body    string
+			}
+		}
+		Decisions []struct {
+			Verdict string
+			Detail  map[string]any
+		}
+	}) {
+		d.do(200, "GET", path, nil, &e)
+		return e
+	}
+	e := look()
+	if e.Pretty != "{\n  \"a\": [\n    1\n  ]\n}" || e.Failures != 1 || e.Where.From != "in" || e.Where.Node != "work" || e.Where.Kind != "custom" ||
+		e.Where.Worker != "demo" || len(e.Where.Versions) != 1 || e.Process.State != "failed" {
+		t.Errorf("entry %+v", e)
+	}
+	tag := func() string {
+		resp, _ := d.send(d.operate, "GET", path, nil)
+		return resp.Header.Get("ETag")
+	}
+	stale := tag()
+	resp, body := d.send(d.operate, "PUT", path+"/body", []byte(`{"a":[2]}`), "If-Match", stale, "Sluice-Header-X", "y")
+	if resp.StatusCode != 200 || resp.Header.Get("ETag") == stale || resp.Header.Get("ETag") != tag() {
+		t.Errorf("edit: %d %s, ETag %s", resp.StatusCode, body, resp.Header.Get("ETag"))
+	}
+	if e := look(); len(e.Edit.Diff.Headers) != 1 || e.Edit.Diff.Headers[0].Name != "x" || !strings.Contains(e.Edit.Diff.Body, "-    1\n+    2\n") {
+		t.Errorf("edit %+v", e.Edit)
+	}
+	for _, match := range []string{stale, `"x"`, "1", `W/` + tag()} {
+		d.refused(412, "precondition-failed", "PUT", path+"/body", "{}", "If-Match", match)
+		d.refused(412, "precondition-failed", "DELETE", path+"/body", "", "If-Match", match)
+		d.refused(412, "precondition-failed", "POST", path+"/comments", `{"text":"a"}`, "If-Match", match, "Content-Type", "application/json")
+	}
+	d.refused(422, "validation-failed", "PUT", path+"/body", "{")
+	d.do(200, "POST", path+"/comments", map[string]any{"text": "odd"}, nil)
+	seen := func(revision int64, more map[string]any) map[string]any {
+		choice := map[string]any{"message_ids": []string{e.MessageID}, "revisions": []int64{revision}, "reason": "test"}
+		maps.Copy(choice, more)
+		return choice
+	}
+	d.do(200, "POST", "/v1/trash/assign", seen(look().Revision, map[string]any{"to": "ann"}), nil)
+	now := look()
+	if now.Assigned != "ann" || len(now.Decisions) != 3 || now.Decisions[2].Detail["to"] != "ann" {
+		t.Errorf("entry %+v", now)
+	}
+	for _, act := range []string{"approve", "reject", "assign"} {
+		choice := seen(e.Revision, nil)
+		if act == "assign" {
+			choice["to"] = "bob"
+		}
+		text, err := json.Marshal(choice)
+		ok(t, err)
+		if p := d.refused(409, "conflict", "POST", "/v1/trash/"+act, string(text), "Content-Type", "application/json"); len(p.Errors) != 1 || p.Errors[0].Pointer != "#/message_ids/0" {
+			t.Errorf("%s: %+v", act, p)
+		}
+	}
+	d.refused(422, "validation-failed", "POST", "/v1/trash/approve", `{"message_ids":["`+e.MessageID+`"],"revisions":[1,2]}`, "Content-Type", "application/json")
+	d.refused(409, "conflict", "POST", "/v1/trash/approve", `{"message_ids":["`+e.MessageID+`"],"version":9}`, "Content-Type", "application/json")
+	d.do(200, "POST", "/v1/trash/approve", seen(now.Revision, map[string]any{"version": 2}), nil)
+	d.becomes(a.CorrelationID, "done")
 }

@@ -43,6 +43,8 @@ var (
 		"The filter now matches another number of messages than the one given with it, so nothing was done. `messages` is the present number."}
 	IdempotencyKeyReused = Kind{"idempotency-key-reused", http.StatusConflict, "Idempotency key used for another body",
 		"An event with this key and a different body was accepted before. A key stands for one body: use a new key for a new event."}
+	PreconditionFailed = Kind{"precondition-failed", http.StatusPreconditionFailed, "Changed since you looked",
+		"The request said with `If-Match` which revision it is about, and there is another now. Look at it again, then decide."}
 	PayloadTooLarge = Kind{"payload-too-large", http.StatusRequestEntityTooLarge, "Body too large",
 		"The body is larger than this server accepts. Put large data elsewhere and send a reference to it."}
 	UnsupportedMediaType = Kind{"unsupported-media-type", http.StatusUnsupportedMediaType, "Content type not supported",
@@ -63,7 +65,7 @@ var (
 
 var kinds = []Kind{
 	InvalidRequest, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict, AlreadyExists,
-	NotEnabled, InUse, HoldsMessages, CountChanged, IdempotencyKeyReused, PayloadTooLarge, UnsupportedMediaType,
+	NotEnabled, InUse, HoldsMessages, CountChanged, IdempotencyKeyReused, PreconditionFailed, PayloadTooLarge, UnsupportedMediaType,
 	ValidationFailed, InvalidTopology, TooManyRequests, HeadersTooLarge, Internal, Unavailable,
 }
 

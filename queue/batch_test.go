@@ -131,7 +131,7 @@ func (r *rig) resend(id process.MessageID) {
 	r.t.Helper()
 	var queues []string
 	ok(r.t, r.begin(func(tx pgx.Tx) (err error) {
-		_, queues, err = r.engine.Resend(r.t.Context(), tx, tenant, []process.MessageID{id}, "ann", "")
+		_, queues, err = r.engine.Resend(r.t.Context(), tx, tenant, queue.Resending{Messages: []process.MessageID{id}, By: "ann", Reason: ""})
 		return err
 	}))
 	r.engine.Woke(r.t.Context(), queues)

@@ -265,7 +265,7 @@ type account struct {
 	FoundDone       int64
 	FoundRejected   int64
 	FoundTerminated int64
-	VersionsDiffer  bool // there are messages on edges of another version than the process's
+	VersionsDiffer  bool // there are messages on edges of another version than the process's, to which nobody sent any
 }
 
 func (a account) found() Places {
@@ -357,7 +357,7 @@ func (c *checker) judgeProcess(a account) {
 		c.violation("finished-early", id, "it has finished with %d open and %d in the trash", a.Open, a.Trashed)
 	}
 	if a.VersionsDiffer {
-		c.violation("version-differs", id, "messages of it are on edges of another version than its own")
+		c.violation("version-differs", id, "messages of it are on edges of another version than its own, and nobody sent any there from the trash")
 	}
 }
 
@@ -509,7 +509,13 @@ select coalesce(p.id, f.process_id) as id, coalesce(p.version_id, 0) as version_
        coalesce(f.total, 0) as found_total, coalesce(f.waiting, 0) as found_waiting, coalesce(f.running, 0) as found_running,
        coalesce(f.retrying, 0) as found_retrying, coalesce(f.trashed, 0) as found_trashed, coalesce(f.done, 0) as found_done,
        coalesce(f.rejected, 0) as found_rejected, coalesce(f.terminated, 0) as found_terminated,
-       coalesce(f.first_version <> p.version_id or f.last_version <> p.version_id, false) as versions_differ
+       case when f.first_version <> p.version_id or f.last_version <> p.version_id then exists (
+           select from sluice.message m
+           join sluice.edge e on e.tenant_id = m.tenant_id and e.id = m.edge_id
+           where m.tenant_id = p.tenant_id and m.process_id = p.id and e.version_id <> p.version_id and not exists (
+               select from sluice.decision d
+               where d.tenant_id = p.tenant_id and d.process_id = p.id and d.version_id = e.version_id)
+       ) else false end as versions_differ
 from found f
 full join sluice.process p on p.tenant_id = f.tenant_id and p.id = f.process_id`
 

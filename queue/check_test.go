@@ -106,7 +106,7 @@ func newScattered(t *testing.T) *scattered {
 			update sluice.trash set edit_id = edit.id from edit where message_id = $3`, tenant, s.replaced.Process, s.replaced.Number); err != nil {
 			return err
 		}
-		_, _, err := s.engine.Resend(t.Context(), tx, tenant, []process.MessageID{s.replaced}, "ann", "mended")
+		_, _, err := s.engine.Resend(t.Context(), tx, tenant, queue.Resending{Messages: []process.MessageID{s.replaced}, By: "ann", Reason: "mended"})
 		return err
 	}))
 	s.finished(s.replaced.Process)

@@ -256,7 +256,7 @@ func resend(t *testing.T, r *rig, id uuid.UUID) {
 	number := one[int64](r, `select message_id from sluice.trash where process_id = $1`, id)
 	var queues []string
 	ok(t, r.begin(func(tx tx) (err error) {
-		_, queues, err = r.engine.Resend(t.Context(), tx, tenant, []process.MessageID{{Process: id, Number: number}}, "ann", "")
+		_, queues, err = r.engine.Resend(t.Context(), tx, tenant, queue.Resending{Messages: []process.MessageID{{Process: id, Number: number}}, By: "ann", Reason: ""})
 		return err
 	}))
 	r.engine.Woke(t.Context(), queues)

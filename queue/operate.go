@@ -109,24 +109,35 @@ func Delete(ctx context.Context, tx pgx.Tx, tenant int64, name string, number in
 	return held, topology.Delete(ctx, tx, tenant, name, by)
 }
 
+// Resending is messages of the trash that are to be sent again, and by whom.
+type Resending struct {
+	Messages   []process.MessageID
+	Onto       []int64 // the edge that each goes on at; nil, or 0: the one where it failed
+	By, Reason string
+	Detail     map[string]any // of the decision, for the record
+}
+
 // Resend sends messages of the trash again, at the node where they failed. It returns the message that now stands for
-// each: the same one, or its replacement if it was edited; and the queues for [Engine.Woke] after the commit. Entries
-// that have left the trash are not in the answer.
-func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages []process.MessageID, by, reason string) (map[process.MessageID]process.MessageID, []string, error) {
-	newIDs, err := e.ids.take(ctx, len(messages))
+// each: the same one, or its replacement if it was edited or goes on at another edge; and the queues for [Engine.Woke]
+// after the commit. Entries that have left the trash are not in the answer.
+func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, r Resending) (map[process.MessageID]process.MessageID, []string, error) {
+	newIDs, err := e.ids.take(ctx, len(r.Messages))
 	if err != nil {
 		return nil, nil, err
 	}
-	processes, numbers := make([][16]byte, len(messages)), make([]int64, len(messages))
-	for i, m := range messages {
+	if r.Onto == nil {
+		r.Onto = make([]int64, len(r.Messages))
+	}
+	processes, numbers := make([][16]byte, len(r.Messages)), make([]int64, len(r.Messages))
+	for i, m := range r.Messages {
 		processes[i], numbers[i] = m.Process, m.Number
 	}
-	lanes, err := e.lanesOf(ctx, tx, tenant, messages)
+	lanes, err := e.lanesOf(ctx, tx, tenant, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	lane, key, come := make([]int64, len(messages)), make([]string, len(messages)), make([]laneName, 0, len(lanes))
-	for i, m := range messages {
+	lane, key, come := make([]int64, len(r.Messages)), make([]string, len(r.Messages)), make([]laneName, 0, len(lanes))
+	for i, m := range r.Messages {
 		if l, ordered := lanes[m]; ordered {
 			lane[i], key[i], come = l.edge, l.key, append(come, l)
 		}
@@ -135,7 +146,7 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages [
 	var queues []string
 	batch := &pgx.Batch{}
 	queueLanes(batch, come, nil)
-	batch.Queue(resendSQL, tenant, processes, numbers, newIDs, by, reason, noSlot, lane, key).Query(func(rows pgx.Rows) error {
+	batch.Queue(resendSQL, tenant, processes, numbers, newIDs, r.By, r.Reason, noSlot, lane, key, r.Onto, r.Detail).Query(func(rows pgx.Rows) error {
 		var id uuid.UUID
 		var from, to, edge int64
 		_, err := pgx.ForEachRow(rows, []any{&id, &from, &to, &edge}, func() error {
@@ -149,10 +160,10 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, messages [
 }
 
 // lanesOf tells to which lanes messages of the trash go: those of them that are before nodes that keep order. An edit may
-// lead to another lane than the one that the message came from.
-func (e *Engine) lanesOf(ctx context.Context, tx pgx.Tx, tenant int64, messages []process.MessageID) (map[process.MessageID]laneName, error) {
-	processes, numbers := make([][16]byte, len(messages)), make([]int64, len(messages))
-	for i, m := range messages {
+// lead to another lane than the one that the message came from, and another version may tell lanes in another way.
+func (e *Engine) lanesOf(ctx context.Context, tx pgx.Tx, tenant int64, r Resending) (map[process.MessageID]laneName, error) {
+	processes, numbers := make([][16]byte, len(r.Messages)), make([]int64, len(r.Messages))
+	for i, m := range r.Messages {
 		processes[i], numbers[i] = m.Process, m.Number
 	}
 	type entry struct {
@@ -160,11 +171,12 @@ func (e *Engine) lanesOf(ctx context.Context, tx pgx.Tx, tenant int64, messages 
 		MessageID int64
 		EdgeID    int64
 		LaneKey   *string
+		Moved     bool
 		Edited    bool
 		Headers   map[string]string
 		Body      []byte
 	}
-	rows, _ := tx.Query(ctx, entriesSQL, tenant, processes, numbers)
+	rows, _ := tx.Query(ctx, entriesSQL, tenant, processes, numbers, r.Onto)
 	entries, err := pgx.CollectRows(rows, pgx.RowToStructByName[entry])
 	if err != nil {
 		return nil, err
@@ -182,14 +194,25 @@ func (e *Engine) lanesOf(ctx context.Context, tx pgx.Tx, tenant int64, messages 
 		if to == nil || !to.to.Ordered() {
 			continue
 		}
+		id := process.MessageID{Process: t.ProcessID, Number: t.MessageID}
 		lane := laneName{tenant: tenant, edge: to.to.in[0].id}
 		switch {
 		case t.Edited:
 			lane = to.laneOf(t.Headers, t.Body)
+		case t.Moved:
+			headers, err := process.Headers(ctx, tx, tenant, id)
+			if err != nil {
+				return nil, err
+			}
+			body, err := process.Body(ctx, tx, tenant, id)
+			if err != nil {
+				return nil, err
+			}
+			lane = to.laneOf(headers, body)
 		case t.LaneKey != nil:
 			lane.key = *t.LaneKey
 		}
-		lanes[process.MessageID{Process: t.ProcessID, Number: t.MessageID}] = lane
+		lanes[id] = lane
 	}
 	return lanes, nil
 }

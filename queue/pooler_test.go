@@ -150,7 +150,7 @@ func TestTrashThroughPooler(t *testing.T) {
 	number := one[int64](r, `select message_id from sluice.trash`)
 	resend := func(tenant int64) (sent int, queues []string) {
 		ok(t, process.ForTenant(t.Context(), pool, tenant, func(tx pgx.Tx) error {
-			messages, q, err := r.engine.Resend(t.Context(), tx, tenant, []process.MessageID{{Process: id, Number: number}}, "ann", "")
+			messages, q, err := r.engine.Resend(t.Context(), tx, tenant, queue.Resending{Messages: []process.MessageID{{Process: id, Number: number}}, By: "ann", Reason: ""})
 			sent, queues = len(messages), q
 			return err
 		}))

@@ -435,45 +435,58 @@ from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select
 
 // resendSQL gives messages of the trash their jobs back: the same message at the same node, attempts counted on. One
 // with an edit is replaced: a new message, child of the failed one, goes on with the edited content and with a key of
-// its own, because a third party that saw the first content under the old key would refuse another. Of a message before a
-// node that keeps order, the lane is given, which is locked: it goes to the end of it. entriesSQL tells before what the
-// lanes are told by.
+// its own, because a third party that saw the first content under the old key would refuse another. So is one that goes on
+// at another edge, that of another version: a message's row says on which edge it is, and never changes. Of a message
+// before a node that keeps order, the lane is given, which is locked: it goes to the end of it. entriesSQL tells before
+// what the lanes are told by.
 const entriesSQL = `
-select t.process_id, t.message_id, t.edge_id, t.lane_key, t.edit_id is not null as edited, coalesce(d.headers, '{}') as headers, d.body
-from unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id)
+select t.process_id, t.message_id, coalesce(nullif(w.onto, 0), t.edge_id) as edge_id, t.lane_key,
+       w.onto not in (0, t.edge_id) as moved, t.edit_id is not null as edited, coalesce(d.headers, '{}') as headers, d.body
+from unnest($2::uuid[], $3::bigint[], $4::bigint[]) as w(process_id, message_id, onto)
 join sluice.trash t on t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
 left join sluice.decision d on d.tenant_id = t.tenant_id and d.id = t.edit_id`
 
 var resendSQL = `
 with entry as materialized (
     delete from sluice.trash t
-    using unnest($2::uuid[], $3::bigint[], $4::bigint[], $8::bigint[], $9::text[]) with ordinality as w(process_id, message_id, new_id, lane, key, n)
+    using unnest($2::uuid[], $3::bigint[], $4::bigint[], $8::bigint[], $9::text[], $10::bigint[]) with ordinality
+        as w(process_id, message_id, new_id, lane, key, onto, n)
     where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
-    returning t.*, w.new_id, w.lane, w.key, w.n
-), edit as materialized (
-    select e.*, d.headers, d.body from entry e join sluice.decision d on d.tenant_id = e.tenant_id and d.id = e.edit_id
+    returning t.tenant_id, t.process_id, t.message_id, t.attempt, t.edit_id, w.new_id, w.lane, w.key, w.n,
+              coalesce(nullif(w.onto, 0), t.edge_id) as edge_id, w.onto not in (0, t.edge_id) as moved,
+              t.edit_id is not null or w.onto not in (0, t.edge_id) as anew
+), replacement as materialized (
+    select e.*, coalesce(d.headers, m.headers) as headers, d.body,
+           case when e.edit_id is null then coalesce(m.payload_id, e.message_id) end as payload_id
+    from entry e
+    cross join lateral (
+        select m.headers, m.payload_id from sluice.message m
+        where m.tenant_id = e.tenant_id and m.process_id = e.process_id and m.id = e.message_id limit 1
+    ) m
+    left join sluice.decision d on d.tenant_id = e.tenant_id and d.id = e.edit_id
+    where e.anew
 ), new_message as (
-    insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, headers, body)
-    select tenant_id, process_id, new_id, edge_id, message_id, headers, body from edit
+    insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
+    select tenant_id, process_id, new_id, edge_id, message_id, payload_id, headers, body from replacement
 ), new_job as (
     insert into river.river_job (id, state, attempt, args, kind, max_attempts, metadata, queue)
-    select case when edit_id is null then message_id else new_id end, 'available',
-           case when edit_id is null then least(attempt, 32766) else 0 end,
+    select case when anew then new_id else message_id end, 'available',
+           case when anew then 0 else least(attempt, 32766) end,
            jsonb_build_object('process_id', process_id), 'message', 32767,
-           case when edit_id is null and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
+           case when not anew and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
     from entry left join sluice.batch_cursor c using (tenant_id, process_id, message_id)
     where lane = 0
 ), old_cursor as (
-    -- An edited batch message starts from its first page: its cursor belongs to the content before.
-    delete from sluice.batch_cursor c using edit e
+    -- A batch message that is replaced starts from its first page: its cursor belongs to what was before.
+    delete from sluice.batch_cursor c using replacement e
     where c.tenant_id = e.tenant_id and c.process_id = e.process_id and c.message_id = e.message_id
 ), new_decision as (
-    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, replaced_by)
-    select tenant_id, process_id, message_id, case when edit_id is null then 'approve' else 'replace' end, $5, $6,
-           case when edit_id is not null then new_id end
-    from entry
+    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, detail, replaced_by, version_id)
+    select e.tenant_id, e.process_id, e.message_id, case when anew then 'replace' else 'approve' end, $5, $6, $11::jsonb,
+           case when anew then new_id end, case when moved then v.version_id end
+    from entry e left join sluice.edge v on v.tenant_id = e.tenant_id and v.id = e.edge_id
 ), delta as materialized (
-    select tenant_id, process_id, count(*)::int as n, count(edit_id)::int as replaced
+    select tenant_id, process_id, count(*)::int as n, (count(*) filter (where anew))::int as replaced
     from entry group by tenant_id, process_id
 ), locked as materialized (
     select p.id from sluice.process p join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id order by p.id for update of p
@@ -484,15 +497,18 @@ with entry as materialized (
 ), counted_edges as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
     select t.tenant_id, t.edge_id, $7::smallint, count(*), 0, sum(coalesce(octet_length(t.body), s.size))
-    from (select e.*, d.body from entry e left join edit d using (tenant_id, process_id, message_id)) t ` + sizeOf("t.tenant_id", "t.process_id", "t.message_id") + `
+    from (
+        select e.tenant_id, e.edge_id, e.process_id, e.message_id, r.body
+        from entry e left join replacement r using (tenant_id, process_id, message_id)
+    ) t ` + sizeOf("t.tenant_id", "t.process_id", "t.message_id") + `
     group by t.tenant_id, t.edge_id order by t.tenant_id, t.edge_id
     ` + addCounts + `
 ), arriving as (
-    select n, tenant_id, lane, key, edge_id, process_id, case when edit_id is null then message_id else new_id end as id,
-           case when edit_id is null then attempt else 0 end as attempts
+    select n, tenant_id, lane, key, edge_id, process_id, case when anew then new_id else message_id end as id,
+           case when anew then 0 else attempt end as attempts
     from entry where lane <> 0
 ), ended as (` + nothingEnded + laneMoves + `
-select process_id, message_id, case when edit_id is null then message_id else new_id end as sent_id, edge_id from entry`
+select process_id, message_id, case when anew then new_id else message_id end as sent_id, edge_id from entry`
 
 // The statements of terminate run in one transaction: the first locks what can be terminated, so that the second, with
 // a snapshot of its own, sees what the locked rows have become. A message that a runner is calling a worker for loses

@@ -53,7 +53,7 @@ var usedUp = regexp.MustCompile(`\(after \d+ attempts\)$`)
 // classOf guesses from its reason what kind of failure an entry is.
 func classOf(reason string) process.Class {
 	switch {
-	case reason == cancelledReason:
+	case reason == cancelledReason, reason == "its job was deleted through River":
 		return process.ClassCancelled
 	case strings.HasSuffix(reason, " was deleted"):
 		return process.ClassDeleted

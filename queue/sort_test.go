@@ -18,6 +18,7 @@ func TestSortingTheTrash(t *testing.T) {
 		"worker demo answered 422 Unprocessable Entity: no":            process.ClassRejected,
 		"boom (after 3 attempts)":                                      process.ClassExhausted,
 		"orders v3 was deleted":                                        process.ClassDeleted,
+		"its job was deleted through River":                            process.ClassCancelled,
 		"its job was cancelled through River":                          process.ClassCancelled,
 		`worker demo gave a result that Postgres refuses: "no"`:        process.ClassStorage,
 		`worker a sent a message to "b", which is no follower of node`: process.ClassReply,

@@ -124,12 +124,12 @@ func (f Filter) source(ctx context.Context, tx pgx.Tx, tenant int64) (source, er
 		return source{}, err
 	}
 	asked := 0
-	for _, is := range []bool{f.Class != "", f.Cause != nil, f.Process != uuid.Nil, edges != nil, f.Text != ""} {
+	for _, is := range []bool{f.Class != "", f.Cause != nil, f.Process != uuid.Nil, edges != nil, f.Assigned != "", f.Text != ""} {
 		if is {
 			asked++
 		}
 	}
-	s := source{from: fromAll, partly: asked > 1 || f.Text != "", args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges}}
+	s := source{from: fromAll, partly: asked > 1 || f.Assigned != "" || f.Text != "", args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges, f.Assigned}}
 	switch {
 	case f.Process != uuid.Nil:
 		s.from = fromProcess
@@ -202,7 +202,8 @@ order by r.failed_at ` + direction + `, r.message_id ` + direction
 // What an entry must be to pass, and what it looks like. A body that several messages share lies with one of them.
 var (
 	passes = `($7 = '' or class = $7) and ($8::bigint is null or cause = $8) and ($9 = '` + uuid.Nil.String() + `'::uuid or process_id = $9)
-        and ($12::bigint[] is null or edge_id = any($12)) and ($10 = '' or reason ilike $11 or exists (
+        and ($12::bigint[] is null or edge_id = any($12))
+        and ($13 = '' or assigned_to = $13) and ($10 = '' or reason ilike $11 or exists (
             select from sluice.message m
             where m.tenant_id = l.tenant_id and m.process_id = l.process_id and m.id = l.message_id
             and position(convert_to($10, 'UTF8') in substring(coalesce(m.body, (
@@ -220,7 +221,8 @@ const (
 	entryColumns = `
 select r.process_id, r.message_id, t.name as topology, v.number as version, e.to_node as node, r.reason,
        coalesce(r.class, '') as class, r.cause, r.attempt, r.failed_at,
-       r.edit_id is not null as edited, coalesce(octet_length(m.body), octet_length(p.body), 0)::bigint as size`
+       r.edit_id is not null as edited, coalesce(octet_length(m.body), octet_length(p.body), 0)::bigint as size,
+       r.revision, coalesce(r.assigned_to, '') as assigned`
 
 	entryNames = `
 join sluice.edge e on e.tenant_id = r.tenant_id and e.id = r.edge_id
@@ -252,6 +254,8 @@ type entryRow struct {
 	FailedAt  time.Time
 	Edited    bool
 	Size      int64
+	Revision  int64
+	Assigned  string
 	Passes    bool
 	Looked    int
 }
@@ -269,6 +273,8 @@ func (r entryRow) entry() Entry {
 		FailedAt: r.FailedAt,
 		Edited:   r.Edited,
 		Size:     r.Size,
+		Revision: r.Revision,
+		Assigned: r.Assigned,
 	}
 }
 
@@ -281,7 +287,7 @@ func (t *Trash) Groups(ctx context.Context, tenant int64, f Filter, limit int) (
 			return err
 		}
 		start, end := f.window(Oldest)
-		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit)
+		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit, f.Assigned)
 		var group Group
 		_, err = pgx.ForEachRow(rows, []any{
 			&group.Cause, &group.Class, &group.Reason, &group.Count, &group.FirstSeen, &group.LastSeen, &g.Causes, &g.Entries,
@@ -302,7 +308,7 @@ from (
            count(*) over () as causes, (sum(count(*)) over ())::bigint as entries
     from sluice.trash
     where tenant_id = $1 and failed_at >= $2 and failed_at < $3 and ($4 = '' or class = $4) and ($5::bigint is null or cause = $5)
-    and ($6 = '` + uuid.Nil.String() + `'::uuid or process_id = $6) and ($7::bigint[] is null or edge_id = any($7))
+    and ($6 = '` + uuid.Nil.String() + `'::uuid or process_id = $6) and ($7::bigint[] is null or edge_id = any($7)) and ($9 = '' or assigned_to = $9)
     group by cause, class
     order by n desc, cause limit $8
 ) g

@@ -21,6 +21,7 @@ import (
 
 	"sluice/queue"
 	"sluice/queue/process"
+	"sluice/queue/topology"
 )
 
 // ErrGone is in the error about entries that are not in the trash, or not any more, or another tenant's. See [GoneError].
@@ -29,21 +30,55 @@ var ErrGone = errors.New("not in the trash")
 // ErrContent is in the error about edited content that no message may have.
 var ErrContent = errors.New("content cannot be sent")
 
+// ErrChanged is in the error about entries that are not any more what was seen of them. See [ChangedError].
+var ErrChanged = errors.New("changed since they were looked at")
+
+// ErrTarget is in the error about entries that cannot go on in another version. See [TargetError].
+var ErrTarget = errors.New("no such node to go on at")
+
 // GoneError names the entries that are not in the trash.
 type GoneError struct {
 	Messages []process.MessageID
 }
 
 func (e *GoneError) Error() string {
-	ids := make([]string, len(e.Messages))
-	for i, m := range e.Messages {
+	return fmt.Sprintf("%v: %s", ErrGone, listed(e.Messages))
+}
+
+// listed writes messages with commas between.
+func listed(messages []process.MessageID) string {
+	ids := make([]string, len(messages))
+	for i, m := range messages {
 		ids[i] = m.String()
 	}
-	return fmt.Sprintf("%v: %s", ErrGone, strings.Join(ids, ", "))
+	return strings.Join(ids, ", ")
 }
 
 // Unwrap makes errors.Is(err, ErrGone) true.
 func (e *GoneError) Unwrap() error { return ErrGone }
+
+// ChangedError names the entries that somebody has changed.
+type ChangedError struct {
+	Messages []process.MessageID
+}
+
+func (e *ChangedError) Error() string { return fmt.Sprintf("%v: %s", ErrChanged, listed(e.Messages)) }
+
+// Unwrap makes errors.Is(err, ErrChanged) true.
+func (e *ChangedError) Unwrap() error { return ErrChanged }
+
+// TargetError names the entries of whose topology there is no such version that takes messages, or it has no such node.
+type TargetError struct {
+	Version  int
+	Messages []process.MessageID
+}
+
+func (e *TargetError) Error() string {
+	return fmt.Sprintf("%v in version %d, or it is not in use: %s", ErrTarget, e.Version, listed(e.Messages))
+}
+
+// Unwrap makes errors.Is(err, ErrTarget) true.
+func (e *TargetError) Unwrap() error { return ErrTarget }
 
 // Trash shows failed messages and carries out what is decided about them.
 type Trash struct {
@@ -68,18 +103,30 @@ type Entry struct {
 	Cause    *int64        // what it shares with entries that failed for the same reason: the hash of its cause
 	Attempt  int           // how many attempts were made; an approved message counts on
 	FailedAt time.Time
-	Edited   bool  // other content is to be sent when it is approved
-	Size     int64 // of the body that failed
+	Edited   bool   // other content is to be sent when it is approved
+	Size     int64  // of the body that failed
+	Revision int64  // another after each change
+	Assigned string // whose it is
 }
 
 // Detail is an entry with its content and what happened to it.
 type Detail struct {
 	Entry
+	Where     Where
+	Process   process.Process
+	Failures  int // how often the message has failed so far
 	Headers   map[string]string
 	Body      []byte
 	Edit      *Edit // what is to be sent instead; nil: not edited
 	Attempts  []process.Attempt
 	Decisions []process.Decision
+}
+
+// Where is the place in the topology where a message stopped.
+type Where struct {
+	From     string // the node that the message came from
+	Node     topology.Node
+	Versions []int // the others of the topology that have a node of that name and are in use
 }
 
 // Content is what a message carries.
@@ -106,6 +153,7 @@ type Filter struct {
 	Cause       *int64
 	Process     uuid.UUID
 	From, Until time.Time // when it failed: from then on, and before then
+	Assigned    string    // to whom
 	Text        string    // in the reason, or in the first searched bytes of the body
 }
 

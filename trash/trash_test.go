@@ -120,6 +120,11 @@ func start(t *testing.T, file string, refuse func(worker.Request) string) *rig {
 	return r
 }
 
+// act is what somebody does about entries.
+func act(by, reason string, ids ...process.MessageID) trash.Act {
+	return trash.Act{By: by, Reason: reason, Entries: ids}
+}
+
 func (r *rig) ok(err error) {
 	r.Helper()
 	if err != nil {
@@ -241,7 +246,7 @@ func TestApprove(t *testing.T) {
 	}
 
 	r.accept()
-	sent, err := r.Approve(t.Context(), tenant, "ann", "customer made", e.ID, e.ID)
+	sent, err := r.Approve(t.Context(), tenant, act("ann", "customer made", e.ID, e.ID))
 	r.ok(err)
 	if !slices.Equal(sent, []trash.Sent{{ID: e.ID, As: e.ID}}) {
 		t.Errorf("sent %v", sent)
@@ -259,7 +264,7 @@ func TestApprove(t *testing.T) {
 		m.Decisions[0].By != "ann" || m.Decisions[0].Reason != "customer made" {
 		t.Errorf("message %+v", m)
 	}
-	if _, err := r.Approve(t.Context(), tenant, "ann", "", e.ID); !gone(err, e.ID) {
+	if _, err := r.Approve(t.Context(), tenant, act("ann", "", e.ID)); !gone(err, e.ID) {
 		t.Errorf("approved twice: %v", err)
 	}
 	if _, err := r.Find(t.Context(), tenant, e.ID); !gone(err, e.ID) {
@@ -282,7 +287,7 @@ func TestEdit(t *testing.T) {
 	e := r.entries(1)[0]
 	edit := func(by, body string) {
 		t.Helper()
-		r.ok(r.Edit(t.Context(), tenant, by, e.ID, trash.Content{Headers: map[string]string{"content-type": "text/plain", "by": by}, Body: []byte(body)}))
+		r.ok(r.Edit(t.Context(), tenant, act(by, "", e.ID), trash.Content{Headers: map[string]string{"content-type": "text/plain", "by": by}, Body: []byte(body)}))
 	}
 	look := func() trash.Detail {
 		t.Helper()
@@ -297,8 +302,8 @@ func TestEdit(t *testing.T) {
 	if d := look(); string(d.Edit.Body) != "still broken" || d.Edit.By != "ann" || d.Edit.Headers["by"] != "ann" || d.Edit.At.IsZero() {
 		t.Errorf("edit %+v", d.Edit)
 	}
-	r.ok(r.DiscardEdit(t.Context(), tenant, "bob", e.ID))
-	r.ok(r.DiscardEdit(t.Context(), tenant, "bob", e.ID))
+	r.ok(r.DiscardEdit(t.Context(), tenant, act("bob", "", e.ID)))
+	r.ok(r.DiscardEdit(t.Context(), tenant, act("bob", "", e.ID)))
 	if d := look(); d.Edit != nil {
 		t.Errorf("discarded edit %+v", d.Edit)
 	}
@@ -308,7 +313,7 @@ func TestEdit(t *testing.T) {
 		t.Errorf("edit %+v, decisions %+v", d.Edit, d.Decisions)
 	}
 
-	sent, err := r.Approve(t.Context(), tenant, "ann", "", e.ID)
+	sent, err := r.Approve(t.Context(), tenant, act("ann", "", e.ID))
 	r.ok(err)
 	p := r.settles(id, process.StateDone)
 	if p.Total != 3 || p.Done != 3 {
@@ -329,14 +334,14 @@ func TestEdit(t *testing.T) {
 		t.Errorf("the original has become %q", body)
 	}
 	content := trash.Content{Body: []byte("late")}
-	if err := r.Edit(t.Context(), tenant, "ann", e.ID, content); !gone(err, e.ID) {
+	if err := r.Edit(t.Context(), tenant, act("ann", "", e.ID), content); !gone(err, e.ID) {
 		t.Errorf("edited after it left: %v", err)
 	}
-	if err := r.DiscardEdit(t.Context(), tenant, "ann", e.ID); !gone(err, e.ID) {
+	if err := r.DiscardEdit(t.Context(), tenant, act("ann", "", e.ID)); !gone(err, e.ID) {
 		t.Errorf("discarded after it left: %v", err)
 	}
 	content.Headers = map[string]string{"bad name": ""}
-	if err := r.Edit(t.Context(), tenant, "ann", e.ID, content); !errors.Is(err, trash.ErrContent) {
+	if err := r.Edit(t.Context(), tenant, act("ann", "", e.ID), content); !errors.Is(err, trash.ErrContent) {
 		t.Errorf("edited to what no worker can be sent: %v", err)
 	}
 	r.conserved()
@@ -350,7 +355,7 @@ func TestReject(t *testing.T) {
 	sent := r.send("1", "2", "3")
 	entries := r.entries(3)
 	first, rest := entries[0].ID, ids(entries[1:])
-	r.ok(r.Reject(t.Context(), tenant, "ann", "a test order", first))
+	r.ok(r.Reject(t.Context(), tenant, act("ann", "a test order", first)))
 	if p := r.settles(first.Process, process.StateRejected); p.Rejected != 1 || p.Done != 1 || p.Total != 2 || p.FinishedAt == nil {
 		t.Errorf("process %+v", p)
 	}
@@ -359,20 +364,20 @@ func TestReject(t *testing.T) {
 		t.Errorf("message %+v", m)
 	}
 	none := process.MessageID{Process: sent[0], Number: 1 << 50}
-	if err := r.Reject(t.Context(), tenant, "ann", "", append(rest, first, none)...); !errors.Is(err, trash.ErrGone) ||
+	if err := r.Reject(t.Context(), tenant, act("ann", "", append(rest, first, none)...)); !errors.Is(err, trash.ErrGone) ||
 		strings.Contains(err.Error(), rest[0].String()) || !strings.Contains(err.Error(), first.String()) || !strings.Contains(err.Error(), none.String()) {
 		t.Errorf("rejected one that has left: %v", err)
 	}
-	if _, err := r.Approve(t.Context(), tenant, "ann", "", append(rest, first)...); !gone(err, first) {
+	if _, err := r.Approve(t.Context(), tenant, act("ann", "", append(rest, first)...)); !gone(err, first) {
 		t.Errorf("approved one that has left: %v", err)
 	}
 	r.entries(2)
-	r.ok(r.Reject(t.Context(), tenant, "ann", "", rest...))
+	r.ok(r.Reject(t.Context(), tenant, act("ann", "", rest...)))
 	r.entries(0)
 	for _, id := range sent {
 		r.settles(id, process.StateRejected)
 	}
-	r.ok(r.Reject(t.Context(), tenant, "ann", ""))
+	r.ok(r.Reject(t.Context(), tenant, act("ann", "")))
 	r.conserved()
 }
 
@@ -388,10 +393,10 @@ func TestWall(t *testing.T) {
 	}
 	for name, act := range map[string]func() error{
 		"find":    func() error { _, err := r.Find(t.Context(), other, e.ID); return err },
-		"approve": func() error { _, err := r.Approve(t.Context(), other, "eve", "", e.ID); return err },
-		"reject":  func() error { return r.Reject(t.Context(), other, "eve", "", e.ID) },
-		"edit":    func() error { return r.Edit(t.Context(), other, "eve", e.ID, trash.Content{}) },
-		"discard": func() error { return r.DiscardEdit(t.Context(), other, "eve", e.ID) },
+		"approve": func() error { _, err := r.Approve(t.Context(), other, act("eve", "", e.ID)); return err },
+		"reject":  func() error { return r.Reject(t.Context(), other, act("eve", "", e.ID)) },
+		"edit":    func() error { return r.Edit(t.Context(), other, act("eve", "", e.ID), trash.Content{}) },
+		"discard": func() error { return r.DiscardEdit(t.Context(), other, act("eve", "", e.ID)) },
 	} {
 		if err := act(); !gone(err, e.ID) {
 			t.Errorf("%s: %v", name, err)
@@ -414,11 +419,11 @@ func TestApproveBatch(t *testing.T) {
 	entries := r.entries(2)
 	for _, e := range entries {
 		if e.ID.Process == sent[1] {
-			r.ok(r.Edit(t.Context(), tenant, "ann", e.ID, trash.Content{Body: []byte("newer")}))
+			r.ok(r.Edit(t.Context(), tenant, act("ann", "", e.ID), trash.Content{Body: []byte("newer")}))
 		}
 	}
 	r.accept()
-	_, err := r.Approve(t.Context(), tenant, "ann", "", ids(entries)...)
+	_, err := r.Approve(t.Context(), tenant, act("ann", "", ids(entries)...))
 	r.ok(err)
 	for _, id := range sent {
 		r.settles(id, process.StateDone)
@@ -460,14 +465,14 @@ func TestTwoOperators(t *testing.T) {
 		var first, second error
 		deciding.Lock()
 		var both sync.WaitGroup
-		both.Go(func() { _, first = r.Approve(t.Context(), tenant, "ann", "", entries...) })
-		both.Go(func() { second = r.Reject(t.Context(), tenant, "bob", "", backwards...) })
+		both.Go(func() { _, first = r.Approve(t.Context(), tenant, act("ann", "", entries...)) })
+		both.Go(func() { second = r.Reject(t.Context(), tenant, act("bob", "", backwards...)) })
 		both.Wait()
 		deciding.Unlock()
 		switch {
 		case first == nil && errors.Is(second, trash.ErrGone): // and then they fail again
 			approved++
-			r.ok(r.Reject(t.Context(), tenant, "bob", "", ids(r.entries(6))...))
+			r.ok(r.Reject(t.Context(), tenant, act("bob", "", ids(r.entries(6))...)))
 		case second == nil && errors.Is(first, trash.ErrGone):
 		default:
 			t.Fatalf("approve: %v, reject: %v", first, second)

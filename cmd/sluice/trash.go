@@ -25,6 +25,8 @@ type trashCmd struct {
 	Approve trashApproveCmd `cmd:"" help:"Send messages again, at the node where they failed."`
 	Edit    trashEditCmd    `cmd:"" help:"Change what is sent when a message is approved."`
 	Reject  trashRejectCmd  `cmd:"" help:"Settle messages without sending them again."`
+	Assign  trashAssignCmd  `cmd:"" help:"Say whose messages are."`
+	Comment trashCommentCmd `cmd:"" help:"Add a remark to what happened to a message."`
 }
 
 func (trashCmd) Help() string {
@@ -34,19 +36,35 @@ func (trashCmd) Help() string {
 
 // entryView is an entry of the trash as the API tells it.
 type entryView struct {
-	MessageID string         `json:"message_id"`
-	Topology  string         `json:"topology"`
-	Version   int            `json:"version"`
-	Node      string         `json:"node"`
-	Reason    string         `json:"reason"`
-	Attempt   int            `json:"attempt"`
-	FailedAt  *time.Time     `json:"failed_at"`
-	Edited    bool           `json:"edited"`
+	MessageID string     `json:"message_id"`
+	Topology  string     `json:"topology"`
+	Version   int        `json:"version"`
+	Node      string     `json:"node"`
+	Reason    string     `json:"reason"`
+	Attempt   int        `json:"attempt"`
+	FailedAt  *time.Time `json:"failed_at"`
+	Edited    bool       `json:"edited"`
+	Assigned  string     `json:"assigned_to"`
+	Class     string     `json:"class"`
+	Cause     string     `json:"cause"`
+	Failures  int        `json:"failures"`
+	Pretty    string     `json:"pretty"`
+	Where     whereView  `json:"where"`
+	Process   struct {
+		State string `json:"state"`
+	} `json:"process"`
 	Headers   headersView    `json:"headers"`
 	Body      []byte         `json:"body"` // base64 in JSON
 	Edit      *editView      `json:"edit"`
 	Attempts  []attemptView  `json:"attempts"`
 	Decisions []decisionView `json:"decisions"`
+}
+
+type whereView struct {
+	From        string   `json:"from"`
+	Worker      string   `json:"worker"`
+	Application string   `json:"application"`
+	Followers   []string `json:"followers"`
 }
 
 type headersView map[string]string
@@ -56,6 +74,9 @@ type editView struct {
 	Body    []byte      `json:"body"`
 	By      string      `json:"by"`
 	At      *time.Time  `json:"at"`
+	Diff    struct {
+		Body string `json:"body"`
+	} `json:"diff"`
 }
 
 type attemptView struct {
@@ -72,12 +93,32 @@ type decisionView struct {
 	By      string     `json:"decided_by"`
 	At      *time.Time `json:"decided_at"`
 	Reason  string     `json:"reason"`
+	Detail  struct {
+		To      *string `json:"to"`
+		Version int     `json:"version"`
+		Bytes   *int    `json:"bytes"`
+	} `json:"detail"`
+}
+
+// changed is what a decision changed, in few words.
+func (d decisionView) changed() string {
+	switch t := d.Detail; {
+	case t.To != nil && *t.To == "":
+		return "nobody's"
+	case t.To != nil:
+		return "to " + *t.To
+	case t.Version != 0:
+		return fmt.Sprintf("onto v%d", t.Version)
+	case t.Bytes != nil:
+		return count(*t.Bytes, "byte")
+	}
+	return ""
 }
 
 func (v entryView) label() string { return fmt.Sprintf("%s v%d", v.Topology, v.Version) }
 
 func (v entryView) row() []string {
-	return []string{v.MessageID, v.label(), v.Node, when(v.FailedAt), yes(v.Edited), v.Reason}
+	return []string{v.MessageID, v.label(), v.Node, when(v.FailedAt), yes(v.Edited), v.Assigned, v.Reason}
 }
 
 // trashFilter says which messages of the trash are meant.
@@ -92,6 +133,7 @@ type trashFilter struct {
 	CorrelationID string        `group:"filter" placeholder:"ID" help:"Only of this process."`
 	Since         time.Duration `group:"filter" placeholder:"DURATION" help:"Only what failed within this time."`
 	FailedAfter   string        `group:"filter" placeholder:"TIME" help:"Only what failed then or later, as 2026-01-02T15:04:05Z."`
+	AssignedTo    string        `group:"filter" placeholder:"WHO" help:"Only what is theirs."`
 	FailedBefore  string        `group:"filter" placeholder:"TIME" help:"Only what failed before then."`
 }
 
@@ -101,7 +143,7 @@ func (f trashFilter) query() url.Values {
 		after = time.Now().Add(-f.Since).UTC().Format(time.RFC3339)
 	}
 	return queryOf("topology", f.Topology, "version", number(f.Version), "node", f.Node, "application", f.Application, "worker", f.Worker,
-		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "failed_after", after, "failed_before", f.FailedBefore)
+		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "failed_after", after, "failed_before", f.FailedBefore, "assigned_to", f.AssignedTo)
 }
 
 type trashListCmd struct {
@@ -135,7 +177,7 @@ func (c trashListCmd) Run(ctx context.Context, p *program, api *client) error {
 			fmt.Fprintln(w, emptyTrash(q))
 			return
 		}
-		table(w, "MESSAGE TOPOLOGY NODE FAILED EDITED REASON", rows(l, entryView.row)...)
+		table(w, "MESSAGE TOPOLOGY NODE FAILED EDITED ASSIGNED REASON", rows(l, entryView.row)...)
 	})
 }
 
@@ -229,7 +271,18 @@ func (v entryView) write(w io.Writer) {
 		"Message", v.MessageID,
 		"Failed", when(v.FailedAt)+" at node "+v.Node+" of "+v.label(),
 		"Reason", v.Reason,
+		"Class", v.Class,
+		"Cause", v.Cause,
+		"Came from", v.Where.From,
+		"Goes on to", strings.Join(v.Where.Followers, ", "),
+		"Worker", v.Where.Worker,
+		"Application", v.Where.Application,
+		"Process", v.Process.State,
+		"Assigned to", v.Assigned,
 	)
+	if v.Failures > 1 {
+		fmt.Fprintf(w, "\nIt has failed %d times.\n", v.Failures)
+	}
 	if len(v.Attempts) > 0 {
 		fmt.Fprintln(w)
 		all := make([][]string, len(v.Attempts))
@@ -242,17 +295,24 @@ func (v entryView) write(w io.Writer) {
 		fmt.Fprintln(w)
 		all := make([][]string, len(v.Decisions))
 		for i, d := range v.Decisions {
-			all[i] = []string{d.Verdict, d.By, when(d.At), d.Reason}
+			all[i] = []string{d.Verdict, d.By, when(d.At), d.changed(), d.Reason}
 		}
-		table(w, "DECISION BY AT REASON", all...)
+		table(w, "DECISION BY AT CHANGED REASON", all...)
 	}
 	fmt.Fprintln(w)
 	v.Headers.write(w)
-	fmt.Fprintln(w, shownBody(v.Body))
+	if v.Pretty != "" {
+		fmt.Fprintln(w, shownBody([]byte(v.Pretty)))
+	} else {
+		fmt.Fprintln(w, shownBody(v.Body))
+	}
 	if v.Edit != nil {
 		fmt.Fprintf(w, "\nEdited %s by %s; this is sent when it is approved:\n\n", when(v.Edit.At), line(v.Edit.By))
 		v.Edit.Headers.write(w)
 		fmt.Fprintln(w, shownBody(v.Edit.Body))
+		if v.Edit.Diff.Body != "" {
+			fmt.Fprintf(w, "\n%s\n", lines(v.Edit.Diff.Body))
+		}
 	}
 }
 
@@ -314,13 +374,15 @@ func decide(ids []string, do func(ids []string) error) error {
 type trashApproveCmd struct {
 	apiFlags
 	idFlags
+	Onto   int    `placeholder:"VERSION" help:"Send them on in this version of their topology, at the node of the same name."`
 	Reason string `help:"Why, for the record."`
 }
 
 func (trashApproveCmd) Help() string {
 	return examples("All of them are sent again, or none.",
 		"sluice trash approve 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711",
-		"sluice trash list --node store --limit 500 --output json | jq -r '.items[].message_id' | sluice trash approve - --reason 'the store is back'")
+		"sluice trash list --node store --limit 500 --output json | jq -r '.items[].message_id' | sluice trash approve - --reason 'the store is back'",
+		"sluice trash approve 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --onto 5")
 }
 
 // sentView is what became of an approved message.
@@ -344,7 +406,7 @@ func (c trashApproveCmd) Run(ctx context.Context, p *program) error {
 			Sent []sentView `json:"sent"`
 		}
 		a, err := ask[approved](ctx, api, request{method: http.MethodPost, path: "/trash/approve"}.
-			jsonBody(map[string]any{"message_ids": ids, "reason": c.Reason}))
+			jsonBody(c.body(ids)))
 		all["sent"] = append(all["sent"], a.Shown.Sent...)
 		return err
 	})
@@ -355,10 +417,71 @@ func (c trashApproveCmd) Run(ctx context.Context, p *program) error {
 		fmt.Fprintf(w, "Sent %s again.\n", count(len(ids), "message"))
 		for _, s := range all["sent"] {
 			if s.SentAs != s.MessageID {
-				fmt.Fprintf(w, "%s goes on as %s, with its edited content\n", line(s.MessageID), line(s.SentAs))
+				fmt.Fprintf(w, "%s goes on as %s\n", line(s.MessageID), line(s.SentAs))
 			}
 		}
 	})
+}
+
+func (c trashApproveCmd) body(ids []string) map[string]any {
+	body := map[string]any{"message_ids": ids, "reason": c.Reason}
+	if c.Onto != 0 {
+		body["version"] = c.Onto
+	}
+	return body
+}
+
+type trashAssignCmd struct {
+	apiFlags
+	idFlags
+	To     string `required:"" placeholder:"WHO" help:"Whose they are from now on; '' is nobody."`
+	Reason string `help:"Why, for the record."`
+}
+
+func (trashAssignCmd) Help() string {
+	return examples("It keeps nobody else from deciding about them.",
+		"sluice trash assign 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 --to ann")
+}
+
+func (c trashAssignCmd) Run(ctx context.Context, p *program) error {
+	ids, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	api, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	err = decide(ids, func(ids []string) error {
+		_, err := api.send(ctx, request{method: http.MethodPost, path: "/trash/assign"}.
+			jsonBody(map[string]any{"message_ids": ids, "to": c.To, "reason": c.Reason}))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return p.print(map[string]int{"assigned": len(ids)}, func(w io.Writer) {
+		fmt.Fprintf(w, "Assigned %s.\n", count(len(ids), "message"))
+	})
+}
+
+type trashCommentCmd struct {
+	apiFlags
+	ID   string `arg:"" name:"message-id" help:"Id of the message."`
+	Text string `arg:"" help:"The remark."`
+}
+
+func (trashCommentCmd) Help() string {
+	return examples("",
+		"sluice trash comment 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711 'asked the customer'")
+}
+
+func (c trashCommentCmd) Run(ctx context.Context, p *program, api *client) error {
+	entry, err := ask[entryView](ctx, api, request{method: http.MethodPost, path: pathOf("trash", c.ID, "comments")}.jsonBody(map[string]any{"text": c.Text}))
+	if err != nil {
+		return err
+	}
+	return p.print(entry, func(w io.Writer) { fmt.Fprintln(w, "Noted.") })
 }
 
 type trashRejectCmd struct {
@@ -433,7 +556,7 @@ func (c trashEditCmd) Run(ctx context.Context, p *program, api *client) error {
 		return err
 	}
 	if c.Approve {
-		return trashApproveCmd{c.apiFlags, idFlags{[]string{c.ID}}, c.Reason}.Run(ctx, p)
+		return trashApproveCmd{apiFlags: c.apiFlags, idFlags: idFlags{[]string{c.ID}}, Reason: c.Reason}.Run(ctx, p)
 	}
 	return p.print(entry, func(w io.Writer) {
 		fmt.Fprintf(w, "Edited. Send it: sluice trash approve %s\n", line(c.ID))

@@ -67,10 +67,11 @@ type Attempt struct {
 
 // Decision is what someone decided about a message.
 type Decision struct {
-	Verdict string // approve, edit, replace, reject, terminate, trash
+	Verdict string // approve, edit, replace, reject, terminate, trash, assign, comment
 	By      string
 	At      time.Time
 	Reason  string
+	Detail  map[string]any // what was changed
 }
 
 // Messages lists the messages of a process in the order of their birth, from the one after the given number. A process
@@ -86,10 +87,8 @@ func FindMessage(ctx context.Context, db DB, tenant int64, id MessageID) (d Deta
 	if d.Message, err = pgx.CollectExactlyOneRow(rows, toMessage); err != nil {
 		return Detail{}, found(err)
 	}
-	if err := db.QueryRow(ctx, `
-		select headers from sluice.message where tenant_id = $1 and process_id = $2 and id = $3`,
-		tenant, id.Process, id.Number).Scan(&d.Headers); err != nil {
-		return Detail{}, found(err)
+	if d.Headers, err = Headers(ctx, db, tenant, id); err != nil {
+		return Detail{}, err
 	}
 	if d.Attempts, err = Attempts(ctx, db, tenant, id); err != nil {
 		return Detail{}, err
@@ -114,9 +113,17 @@ func Attempts(ctx context.Context, db DB, tenant int64, id MessageID) ([]Attempt
 // Decisions returns what people decided about a message, oldest first.
 func Decisions(ctx context.Context, db DB, tenant int64, id MessageID) ([]Decision, error) {
 	rows, _ := db.Query(ctx, `
-		select verdict, decided_by as by, decided_at as at, reason from sluice.decision
+		select verdict, decided_by as by, decided_at as at, reason, coalesce(detail, '{}') as detail from sluice.decision
 		where tenant_id = $1 and process_id = $2 and message_id = $3 order by id`, tenant, id.Process, id.Number)
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Decision])
+}
+
+// Headers returns the headers of a message, or [ErrNotFound].
+func Headers(ctx context.Context, db DB, tenant int64, id MessageID) (headers map[string]string, err error) {
+	err = db.QueryRow(ctx, `
+		select headers from sluice.message where tenant_id = $1 and process_id = $2 and id = $3`,
+		tenant, id.Process, id.Number).Scan(&headers)
+	return headers, found(err)
 }
 
 // Body returns the exact bytes of a message, or [ErrNotFound].
