@@ -79,6 +79,14 @@ func (w world) examples() []example {
 		{op: "assign-trash", body: strings.TrimSuffix(ids(w.entries[0]), "}") + `,"to":"ann"}`, foreign: 409},
 		{op: "comment-trash", body: `{"text":"odd"}`},
 		{op: "discard-trash-edit"},
+		{op: "list-trash-bulks"},
+		{op: "preview-trash-bulk", body: `{"action":"reject","reason":"test","filter":{"node":"none"}}`, foreign: 201}, // its own
+		{op: "get-trash-bulk"},
+		{op: "list-trash-bulk-failures"},
+		{op: "start-trash-bulk"},
+		{op: "pause-trash-bulk"},
+		{op: "resume-trash-bulk"},
+		{op: "cancel-trash-bulk"},
 		{op: "approve-trash", body: ids(w.entries[0]), foreign: 409}, // it names them in its body, not in its path
 		{op: "reject-trash", body: ids(w.entries[1]), foreign: 409},
 		{op: "terminate-process", body: `{"reason":"test"}`, param: map[string]string{"correlation_id": w.entries[2][:36]}},
@@ -140,7 +148,10 @@ func (d *door) newWorld() world {
 		d.becomes(a.CorrelationID, "failed")
 		w.entries = append(w.entries, d.messages(a.CorrelationID)[0].MessageID)
 	}
+	var bulk struct{ ID int64 }
+	d.do(http.StatusCreated, "POST", "/v1/trash/bulks", map[string]any{"action": "approve"}, &bulk)
 	w.params = map[string]string{
+		"bulk_id":  fmt.Sprint(bulk.ID),
 		"topology": "flow", "version": "1", "node": "in", "worker": "demo", "key_id": fmt.Sprint(key.ID),
 		"correlation_id": w.entries[0][:36], "message_id": w.entries[0],
 	}

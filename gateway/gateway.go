@@ -147,6 +147,7 @@ func assemble(c Config) *gateway {
 	g.addEdges()
 	g.addProcesses()
 	g.addTrash()
+	g.addBulks()
 	g.addWorkers()
 	g.addKeys()
 	g.addHouse()

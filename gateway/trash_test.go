@@ -180,3 +180,67 @@ func TestActingOnTheTrash(t *testing.T) {
 	d.do(200, "POST", "/v1/trash/approve", seen(now.Revision, map[string]any{"version": 2}), nil)
 	d.becomes(a.CorrelationID, "done")
 }
+
+// A bulk is previewed, started, paused, resumed and cancelled; what makes no sense is refused.
+func TestBulksOfTheTrash(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	d.serve(failing)
+	d.enable("flow", flow)
+	d.becomes(d.post(inbox, []byte("fail"), "Content-Type", "text/plain").CorrelationID, "failed")
+	type bulk struct {
+		ID                        int64
+		State                     string
+		Total, Done, Failed, Left int
+		Filter                    map[string]any
+		Sample                    []struct {
+			Error string
+			Diff  *struct{ Headers []struct{ Name string } }
+		}
+		Patch []struct {
+			Value json.RawMessage
+		}
+	}
+	var b bulk
+	d.do(201, "POST", "/v1/trash/bulks", map[string]any{
+		"action": "approve", "rate": 5, "set_headers": map[string]string{"X-A": "b"}, "filter": map[string]any{"topology": "flow", "version": 1, "text": "no"},
+	}, &b)
+	if b.State != "preview" || b.Filter["topology"] != "flow" || len(b.Filter) != 3 {
+		t.Errorf("%+v", b)
+	}
+	d.do(201, "POST", "/v1/trash/bulks", map[string]any{
+		"action": "edit", "patch": []any{map[string]any{"op": "add", "path": "/a", "value": nil}}, "set_headers": map[string]string{"X-A": "b"},
+	}, &b)
+	if b.Total != 1 || b.Left != 1 || len(b.Sample) != 1 || !strings.Contains(b.Sample[0].Error, "no JSON") || string(b.Patch[0].Value) != "null" {
+		t.Errorf("%+v", b)
+	}
+	path := fmt.Sprint("/v1/trash/bulks/", b.ID)
+	for _, step := range []struct{ step, state string }{{"start", "running"}, {"start", "running"}, {"pause", "paused"}, {"resume", "running"}, {"cancel", "cancelled"}} {
+		d.do(200, "POST", path+"/"+step.step, nil, &b)
+		if b.State != step.state {
+			t.Errorf("%s: %+v", step.step, b)
+		}
+	}
+	d.refused(409, "conflict", "POST", path+"/start", "")
+	d.do(200, "GET", path, nil, &b)
+	var list page[bulk]
+	d.do(200, "GET", "/v1/trash/bulks?limit=1", nil, &list)
+	if len(list.Items) != 1 || list.Items[0].ID != b.ID || list.Next == "" {
+		t.Errorf("%+v", list)
+	}
+	var failures page[struct{ Error string }]
+	d.do(200, "GET", path+"/failures", nil, &failures)
+	if len(failures.Items) != 0 {
+		t.Errorf("%+v", failures)
+	}
+	for _, body := range []string{
+		`{}`, `{"action":"edit"}`, `{"action":"reject"}`, `{"action":"multiply"}`, `{"action":"approve","rate":-1}`, `{"action":"approve","filter":{"version":1}}`,
+		`{"action":"approve","filter":{"cause":"x"}}`, `{"action":"edit","patch":[{"op":"add","path":"/a"}]}`, `{"action":"edit","patch":[{"op":"add","path":"a","value":1}]}`,
+		`{"action":"edit","patch":[{"op":"odd","path":"/a"}]}`, `{"action":"approve","odd":1}`, `{"action":"approve","filter":{"odd":1}}`, `{"action":"reject","reason":"a","version":2}`,
+	} {
+		d.refused(422, "validation-failed", "POST", "/v1/trash/bulks", body, "Content-Type", "application/json")
+	}
+	d.refused(404, "not-found", "GET", "/v1/trash/bulks/999999", "")
+	d.refused(404, "not-found", "POST", "/v1/trash/bulks/999999/start", "")
+	d.refused(422, "validation-failed", "GET", "/v1/trash/bulks/x", "")
+}

@@ -238,19 +238,24 @@ func original(ctx context.Context, tx pgx.Tx, tenant int64, id process.MessageID
 	return c, err
 }
 
-// edit stores other content for an entry that is locked.
-func edit(ctx context.Context, tx pgx.Tx, tenant int64, act Act, id process.MessageID, before, content Content) error {
+// sendable refuses content that may not stand for another.
+func sendable(before, content Content) error {
 	if err := worker.CheckHeaders(content.Headers); err != nil {
 		return fmt.Errorf("%w: %w", ErrContent, err)
+	}
+	return stillJSON(before, content)
+}
+
+// edit stores other content for an entry that is locked.
+func edit(ctx context.Context, tx pgx.Tx, tenant int64, act Act, id process.MessageID, before, content Content) error {
+	if err := sendable(before, content); err != nil {
+		return err
 	}
 	if content.Headers == nil {
 		content.Headers = map[string]string{}
 	}
 	if content.Body == nil {
 		content.Body = []byte{} // an empty body is a body
-	}
-	if err := stillJSON(before, content); err != nil {
-		return err
 	}
 	detail := with(act.Detail, "bytes", len(content.Body))
 	detail["body_changed"] = !bytes.Equal(before.Body, content.Body)

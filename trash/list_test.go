@@ -203,7 +203,7 @@ func TestListPlans(t *testing.T) {
 			}
 		}
 	}
-	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10); !strings.Contains(plan, "trash_") {
+	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10, ""); !strings.Contains(plan, "trash_") {
 		t.Errorf("groups:\n%s", plan)
 	}
 }

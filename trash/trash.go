@@ -6,8 +6,11 @@
 // Who decided what, when and why is kept.
 //
 // Decisions about several entries are taken for all of them or for none, and one that someone else was faster with is
-// no accident: [GoneError] says which entries have left. The package must not know who may decide: callers say for
-// which tenant they act, and in whose name.
+// no accident: [GoneError] says which entries have left, [ChangedError] which are not what was seen of them. A bulk is a
+// decision about all that a filter asks for: the entries are chosen once, and [Trash.Run] works them off, each once.
+// The package must not know who may decide: callers say for which tenant they act, and in whose name.
+//
+// Read list.go for what is found how, decide.go for what people do, bulk.go and run.go for many at once.
 package trash
 
 import (
@@ -84,12 +87,13 @@ func (e *TargetError) Unwrap() error { return ErrTarget }
 type Trash struct {
 	pool   *pgxpool.Pool
 	engine *queue.Engine
+	wake   chan struct{} // tells Run of a bulk
 }
 
 // New returns the trash of the engine's database. The pool is one whose transactions say for which tenant they act:
 // [queue.OpenForTenants].
 func New(pool *pgxpool.Pool, engine *queue.Engine) *Trash {
-	return &Trash{pool: pool, engine: engine}
+	return &Trash{pool: pool, engine: engine, wake: make(chan struct{}, 1)}
 }
 
 // Entry is a failed message.

@@ -253,6 +253,27 @@ func TestTrashCommands(t *testing.T) {
 	w.run("trash", "reject", id, "--reason", "a test", "--output", "json").exits(exitOK).says(`"rejected": 1`)
 	w.run("trash", "reject", id, "--reason", "again").exits(exitFailed).complains(id)
 	w.run("trash", "reject", bad(), "--reason", "a test").exits(exitOK).says("Rejected 1 message")
+	for range 3 {
+		bad()
+	}
+	number := regexp.MustCompile(`bulk start (\d+)`)
+	preview := w.run("trash", "bulk", "approve", "--worker", "shop", "--patch", `[{"op": "move", "from": "/bad", "path": "/good"}]`).exits(exitOK).
+		says("3 messages", "nothing bad", `+  "good": true`, "Nothing is decided yet").ok()
+	bulk := number.FindStringSubmatch(preview)[1]
+	w.run("trash", "bulk", "show", bulk).exits(exitOK).says("preview", "0 of 3 done")
+	w.run("trash", "bulk", "pause", bulk).exits(exitFailed).complains("preview")
+	w.run("trash", "bulk", "start", bulk).exits(exitOK).says("Bulk " + bulk)
+	w.run("trash", "bulk", "watch", bulk).exits(exitOK).says("is done: 3 of 3 messages done")
+	w.run("trash", "bulk", "list").exits(exitOK).says("approve", "done")
+	w.run("trash", "bulk", "reject", "--reason", "test", "--yes").exits(exitOK).says("Nothing in the trash is like that")
+	bad()
+	w.run("trash", "bulk", "reject", "--reason", "test", "--since", "1h", "--rate", "10", "--yes").exits(exitOK).says("1 of 1 message done")
+	bad()
+	w.run("trash", "bulk", "edit", "--patch", `[{"op": "remove", "path": "/none"}]`, "--yes").exits(exitFailed).says("0 of 1 message done").complains("left alone")
+	last := number.FindStringSubmatch(w.run("trash", "bulk", "edit", "--set-header", "x-a=b").exits(exitOK).says("headers that change: x-a").ok())[1]
+	w.run("trash", "bulk", "cancel", last).exits(exitOK).says("cancelled")
+	w.run("trash", "bulk", "resume", last).exits(exitFailed)
+	w.run("trash", "bulk", "show", "999").exits(exitFailed).complains("no such bulk")
 	w.typing("").run("trash", "approve", "-").exits(exitUsage).complains("no message ids")
 	newWorld(t).run("check", "--database-url", w.env["TEST_DATABASE"]).exits(exitOK).says("Clean")
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -41,6 +42,9 @@ type node struct {
 	tenants  *pgxpool.Pool // acts for one tenant at a time
 	caller   *worker.Client
 	engine   *queue.Engine
+	trash    *trash.Trash
+	bulks    sync.WaitGroup
+	cut      context.CancelFunc // of bulks
 	server   *http.Server
 	visitors *visitors
 	failed   chan error // of the server
@@ -86,6 +90,7 @@ func (n *node) prepare(ctx context.Context) error {
 	if errors.Is(err, queue.ErrSettingsLost) {
 		return usagef("the database is behind a pooler that loses settings: say --pooled, or give a URL that leads to Postgres itself")
 	}
+	n.trash = trash.New(n.tenants, n.engine)
 	return err
 }
 
@@ -105,6 +110,9 @@ func (n *node) start(ctx context.Context) error {
 		if err := n.engine.Start(ctx); err != nil {
 			return errors.Join(err, n.engine.Stop(ctx))
 		}
+		bulks, cut := context.WithCancel(context.WithoutCancel(ctx))
+		n.cut = cut
+		n.bulks.Go(func() { n.trash.Run(bulks, n.pool, n.config.log) })
 	}
 	n.server = gateway.Server(n.config.listener.Addr().String(), n.door(), n.config.log)
 	n.visitors = &visitors{Listener: n.config.listener}
@@ -137,6 +145,10 @@ func (n *node) stop(ctx context.Context) error {
 	} else {
 		n.visitors.wait(ctx)
 	}
+	if n.cut != nil { // what is under way is rolled back, and done by the next who looks
+		n.cut()
+		n.bulks.Wait()
+	}
 	err = errors.Join(err, n.engine.Stop(ctx))
 	n.close()
 	return err
@@ -163,7 +175,7 @@ func (n *node) door() http.Handler {
 			Engine:      n.engine,
 			TenantPool:  n.tenants,
 			Keys:        auth.New(n.pool),
-			Trash:       trash.New(n.tenants, n.engine),
+			Trash:       n.trash,
 			Logger:      n.config.log,
 			Version:     version(),
 			MaxBody:     n.config.maxBody,

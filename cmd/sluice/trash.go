@@ -26,6 +26,7 @@ type trashCmd struct {
 	Edit    trashEditCmd    `cmd:"" help:"Change what is sent when a message is approved."`
 	Reject  trashRejectCmd  `cmd:"" help:"Settle messages without sending them again."`
 	Assign  trashAssignCmd  `cmd:"" help:"Say whose messages are."`
+	Bulk    trashBulkCmd    `cmd:"" help:"Decide about many messages at once."`
 	Comment trashCommentCmd `cmd:"" help:"Add a remark to what happened to a message."`
 }
 

@@ -1,0 +1,2 @@
+drop table sluice.bulk_item;
+drop table sluice.bulk;
