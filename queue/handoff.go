@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -341,11 +342,12 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	i, b := &f.items, &f.born
+	order := func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
 	args := []any{
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
 		i.pages, i.delays, i.failures, i.cursors, i.made, i.sizes,
 		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes, f.life.name(), slot,
-		i.classes, i.causes,
+		i.classes, i.causes, slices.MinFunc(i.processes, order), slices.MaxFunc(i.processes, order),
 	}
 	done = make([]bool, len(f.batch))
 	if !f.ordered {

@@ -293,12 +293,7 @@ const (
     from done
     group by tenant_id, process_id
     having sum(made) > 0 or count(*) filter (where outcome in ('done', 'filtered', 'failed')) > 0
-), locked as materialized (
-    select p.tenant_id, p.id
-    from sluice.process p
-    join delta d on d.tenant_id = p.tenant_id and d.process_id = p.id
-    order by p.id
-    for update of p
+    order by tenant_id, process_id
 ), counted as (
     update sluice.process p
     set total = p.total + d.made,
@@ -308,7 +303,7 @@ const (
         finished_at = case when p.open + d.made - d.settled - d.failed = 0 and p.trashed + d.failed = 0 then now() end
     from delta d
     where p.tenant_id = d.tenant_id and p.id = d.process_id
-    and (select count(*) from locked) >= 0  -- a CTE that nobody reads does not run
+    and p.id between $29::uuid and $30::uuid -- of all: the partitions of other days are left out when the statement starts
 ), moved as (
     select tenant_id, edge_id, 1 as arrived, 0 as departed, size as bytes from born
     union all

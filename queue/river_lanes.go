@@ -109,7 +109,7 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // tokens held, which lanes fell idle, and on which edges tokens wait now.
 //
 // That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
-const handOffLanesSQL = itemArraysSQL + `, $29::bigint[], $30::text[], $31::bigint[], $32::bigint[], $33::smallint[]` +
+const handOffLanesSQL = itemArraysSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
 	itemNamesSQL + `, lane, key, place, token, claim, n)` + handOffTaken + `
 ), token as materialized (
     select j.id
@@ -139,7 +139,7 @@ const handOffLanesSQL = itemArraysSQL + `, $29::bigint[], $30::text[], $31::bigi
     select i.*, case when i.token <> 0 then i.key end as lane_key
     from item i
     join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)` +
-	bornArraysSQL + `, $34::bigint[], $35::text[]` + bornNamesSQL + `, lane, key, n)` + handOffWritten + `, arriving as (
+	bornArraysSQL + `, $36::bigint[], $37::text[]` + bornNamesSQL + `, lane, key, n)` + handOffWritten + `, arriving as (
     select n, tenant_id, lane, key, edge_id, process_id, id, 0 as attempts from born where state = 'lane'
 ), ended as (
     select tenant_id, lane, lane_key as key, token, max(claim) as claim, max(place) filter (where stays is null) + 1 as head,
