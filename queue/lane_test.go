@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,10 +175,12 @@ func TestLaneIsTouched(t *testing.T) {
 	gate := make(chan struct{})
 	var mu sync.Mutex
 	var got []string
+	var atTheGate atomic.Int32
 	broken := true
 	r := start(t, laned, func(ctx context.Context, q worker.Request) (worker.Result, error) {
 		body := string(q.Body)
 		if body == "gate" {
+			atTheGate.Add(1)
 			select {
 			case <-gate:
 			case <-ctx.Done():
@@ -197,7 +200,7 @@ func TestLaneIsTouched(t *testing.T) {
 		ok(t, err)
 	}
 	atGate := r.accept("in", "gate")
-	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'running')`)
+	until(t, "a call", func() bool { return atTheGate.Load() == 1 }) // so what comes now is not read together with it
 	one := r.accept("in", "1")
 	failing := r.accept("in", "fail")
 	two := r.accept("in", "2")
@@ -236,7 +239,7 @@ func TestLaneIsTouched(t *testing.T) {
 	for range 5 {
 		r.accept("in", "gate")
 	}
-	r.wait(`select exists (select from river.river_job where kind = 'lane' and state = 'running')`)
+	until(t, "another call", func() bool { return atTheGate.Load() == 2 })
 	ok(t, r.begin(func(tx tx) error {
 		held, err = queue.Delete(t.Context(), tx, tenant, "flow", 0, queue.Trash, "ann")
 		return err
