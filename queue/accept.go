@@ -378,7 +378,7 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 
 // sendEvents runs the statement and notes in fresh which of the events are new.
 func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l *life, fresh []bool) (news laneNews, err error) {
-	args := append(a.args(l), slot)
+	args := append(a.args(l), slot, a.bodies)
 	if len(a.comes) == 0 {
 		rows, _ := e.pool.Query(ctx, acceptSQL, args...)
 		var ordinal int
@@ -404,6 +404,7 @@ type acceptArrays struct {
 	nodes, headers            []string
 	digests, bodyDigests      [][]byte
 	legs                      []int32
+	sizes                     []int32
 	bodies                    [][]byte
 	legOrdinals               []int32
 	legIDs, payloads, edgeIDs []int64
@@ -423,7 +424,7 @@ func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
 	a.bodyDigests = append(a.bodyDigests, p.bodyDigest)
 	a.legs = append(a.legs, int32(len(p.legs)))
 	a.headers = append(a.headers, p.headers)
-	a.bodies = append(a.bodies, p.Body)
+	a.sizes, a.bodies = append(a.sizes, int32(len(p.Body))), append(a.bodies, p.Body)
 }
 
 func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, state string, lane laneName) {
@@ -437,7 +438,7 @@ func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, state string
 
 func (a *acceptArrays) args(l *life) []any {
 	return []any{
-		a.ordinals, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.bodies,
+		a.ordinals, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.sizes,
 		a.legOrdinals, a.legIDs, a.payloads, a.edgeIDs, a.states, l.name(),
 	}
 }

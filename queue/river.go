@@ -52,6 +52,9 @@ const noSlot = -1
 // acceptSQL takes events in: ledger, process, messages and jobs. Legs are the edges that leave an event's start node;
 // the first leg's message has the body, the others refer to it.
 //
+// Bodies are taken from the argument where they are stored: carried along, each would be copied once a step, and large ones
+// on disk.
+//
 // It returns the ordinals of the events that are new. One that is missing was refused by the ledger: its key was used
 // before. Keys are inserted in order, so that two flushes with the same keys wait for each other and do not deadlock.
 const acceptSQL = acceptStored + `
@@ -60,8 +63,8 @@ select ordinal from fresh`
 // acceptStored says of each leg in what state its job is born; one in state lane comes to a lane and is no job.
 const acceptStored = `
 with event as materialized (
-    select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::bytea[])
-        as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, body)
+    select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::int[])
+        as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, size)
 ), ledger as (
     insert into sluice.idempotency_key (tenant_id, digest, body_digest, process_id)
     select tenant_id, digest, body_digest, process_id from event where digest is not null order by tenant_id, digest
@@ -70,7 +73,7 @@ with event as materialized (
 ), fresh as materialized (
     select * from event where digest is null or process_id in (select process_id from ledger)
 ), leg as materialized (
-    select l.*, f.tenant_id, f.process_id, f.headers, f.body
+    select l.*, f.tenant_id, f.process_id, f.headers, f.size
     from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
         with ordinality as l(ordinal, id, payload_id, edge_id, state, n)
     join fresh f using (ordinal)
@@ -79,7 +82,8 @@ with event as materialized (
     select tenant_id, process_id, version_id, node, legs, legs from fresh
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, payload_id, headers, body)
-    select tenant_id, process_id, id, edge_id, nullif(payload_id, 0), headers::jsonb, case when payload_id = 0 then body end
+    select tenant_id, process_id, id, edge_id, nullif(payload_id, 0), headers::jsonb,
+           case when payload_id = 0 then ($18::bytea[])[ordinal + 1] end
     from leg
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
@@ -89,7 +93,7 @@ with event as materialized (
     from leg where state <> 'lane'
 ), counted as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
-    select tenant_id, edge_id, $17::smallint, count(*), 0, sum(octet_length(body)) from leg
+    select tenant_id, edge_id, $17::smallint, count(*), 0, sum(size) from leg
     group by tenant_id, edge_id order by tenant_id, edge_id
     ` + addCounts + `
 )`

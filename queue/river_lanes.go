@@ -94,7 +94,7 @@ const laneMoves = `
 // acceptLanesSQL is acceptSQL for events of which some come to lanes. It also tells on which edges tokens wait now.
 const acceptLanesSQL = acceptStored + `, arriving as (
     select l.n, l.tenant_id, s.lane, s.key, l.edge_id, l.process_id, l.id, 0 as attempts
-    from unnest($18::bigint[], $19::text[]) with ordinality as s(lane, key, n)
+    from unnest($19::bigint[], $20::text[]) with ordinality as s(lane, key, n)
     join leg l using (n)
     where l.state = 'lane'
 ), ended as (` + nothingEnded + laneMoves + `
