@@ -20,6 +20,7 @@ import (
 const (
 	firstRead     = 50                     // messages that are read of a lane at first; each time it was not enough, twice as many
 	mostRead      = 800                    // and most
+	hotRead       = 4 * firstRead          // from which on they are read ahead of time
 	readBytes     = 1 << 20                // of small bodies that are read of a lane at once, while there are few lanes
 	mostOpen      = 1000                   // results of a lane that are not committed yet
 	mostOpenBytes = flushBytes             // of them
@@ -55,6 +56,7 @@ type run struct {
 	place  int64       // from which to read on
 	most   int         // messages to read next time
 	short  bool        // the last time there were fewer
+	ahead  *laneRead   // is being read while calls are made
 	called bool
 
 	mu        sync.Mutex
@@ -163,7 +165,22 @@ func (e *Engine) nextOf(r *run) (*delivery, bool) {
 	}
 	d := r.read[0]
 	r.read = r.read[1:]
+	e.readAhead(r)
 	return d, true
+}
+
+// readAhead has the next messages of a lane read before it runs out of them, if it has shown that it has many and the
+// reader is free.
+func (e *Engine) readAhead(r *run) {
+	if r.ahead != nil || r.short || r.most < hotRead || len(r.read) > r.most/4 {
+		return
+	}
+	wish := &laneRead{run: r, done: make(chan struct{})}
+	select {
+	case e.reads <- wish:
+		r.ahead = wish
+	default:
+	}
 }
 
 // isOver tells whether the token is gone.
@@ -198,6 +215,7 @@ func (r *run) take(most, bytes int) []*settlement {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
+	most = min(most, mostOpen/2) // calls go on while these are committed
 	for size := 0; n < len(r.results) && (n == 0 || n < most && size < bytes); n++ {
 		size += r.results[n].size()
 	}
@@ -297,8 +315,12 @@ type laneRow struct {
 // readOn reads the next messages of a lane. It tries until it succeeds or the run has to end.
 func (e *Engine) readOn(r *run) bool {
 	for try := 0; ; try++ {
-		wish := &laneRead{run: r, done: make(chan struct{})}
-		e.reads <- wish
+		wish := r.ahead
+		r.ahead = nil
+		if wish == nil {
+			wish = &laneRead{run: r, done: make(chan struct{})}
+			e.reads <- wish
+		}
 		<-wish.done
 		if wish.err == nil {
 			r.load(e, wish.rows)
