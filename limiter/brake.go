@@ -4,7 +4,7 @@ import "time"
 
 // A Brake holds back the calls of a node of which nearly all fail: tried at full speed they would take from others what
 // others could use, and help nobody. While more than nine in ten of the last calls have failed, a hundred a second may
-// pass; that they succeed again is seen within a tenth of a second.
+// pass; that they succeed again is seen within two tenths of a second.
 //
 // Failed is a moving mean, share = share + (outcome - share) / 50, so some hundred failures in a row engage the brake, and
 // some ten successes release it; a node that fails now and then never feels it.
@@ -23,7 +23,7 @@ const (
 	brakeBelow   = 0.8
 	brakeRate    = 100.0 // calls a second
 	brakeAtOnce  = 20.0
-	brakeGranule = 10 * time.Millisecond // for which calls are gathered
+	brakeGranule = 100 * time.Millisecond // for which calls are gathered, whoever asks in between: ten claims and commits a second, not a hundred
 )
 
 // Note tells how a call ended.
@@ -49,7 +49,7 @@ func (b *Brake) Room(now time.Time, want int) int {
 	if b.at.IsZero() {
 		b.at = now
 	}
-	if passed := now.Sub(b.at); passed > 0 {
+	if passed := now.Sub(b.at); passed >= brakeGranule {
 		b.tokens, b.at = min(b.tokens+passed.Seconds()*brakeRate, brakeAtOnce), now
 	}
 	return min(want, int(b.tokens))

@@ -34,6 +34,10 @@ func (e *Engine) beatLoop(ctx context.Context) {
 	}
 }
 
+// alarmGap is the least time from one alarm to the next, so that thousands of retries, each due at a moment of its own, are
+// put back dozens at a time.
+const alarmGap = 20 * time.Millisecond
+
 func (e *Engine) sentinelLoop(ctx context.Context) {
 	watches := time.NewTicker(e.config.Beat)
 	defer watches.Stop()
@@ -44,7 +48,9 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 	alarm := time.NewTimer(time.Hour)
 	defer alarm.Stop()
 	var rings time.Time // when the alarm is set for; zero: not at all
+	var rang time.Time
 	set := func(in time.Duration) {
+		in = max(in, time.Until(rang.Add(alarmGap)))
 		if at := time.Now().Add(in); rings.IsZero() || at.Before(rings) {
 			rings = at
 			alarm.Reset(in)
@@ -58,7 +64,7 @@ func (e *Engine) sentinelLoop(ctx context.Context) {
 		case in := <-e.wakeAlarm:
 			set(in)
 		case <-alarm.C:
-			rings = time.Time{}
+			rings, rang = time.Time{}, time.Now()
 			err = e.ringAlarm(ctx, set)
 		case <-watches.C:
 			err = e.keepWatch(ctx)
