@@ -164,8 +164,11 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 func (e *Engine) settle(s *settlement) {
 	if s.d != nil && s.d.run == nil && s.size() > largeBytes {
 		e.largeSettled <- s
-	} else {
-		e.settled <- s
+		return
+	}
+	e.settled <- s
+	if len(e.settled) >= helpAt || e.late.Load() {
+		e.callHelp()
 	}
 }
 

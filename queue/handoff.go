@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -15,22 +16,66 @@ import (
 )
 
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
-// for nobody, under load it is shared by hundreds. It counts in a slot of its own. Large settlements have a loop of their
-// own, so that small ones never wait for megabytes to be written.
-func (e *Engine) handOffLoop(slot int16, settled <-chan *settlement) {
-	var again []*run // those that had more for this committer than it took
+// for nobody, under load it is shared by hundreds. It counts in a slot of its own.
+func (e *Engine) handOffLoop(slot int16) {
+	late := time.AfterFunc(time.Hour, func() {
+		e.late.Store(true)
+		e.callHelp()
+	})
+	late.Stop()
+	for first := range e.settled {
+		late.Reset(lateAfter)
+		e.commitFrom(slot, first, e.settled)
+		late.Stop()
+		e.late.Store(false)
+	}
+}
+
+// helpLoop commits beside a handOffLoop when much has gathered, or the other one is held up: two statements for a few dozen
+// cost more than one for all.
+func (e *Engine) helpLoop(slot int16) {
 	for {
-		g := gathering{}
-		for _, r := range again {
-			g.addRun(r)
+		select {
+		case <-e.callsOver:
+			return
+		case <-e.help:
 		}
-		if len(again) == 0 {
-			first, ok := <-settled
-			if !ok {
-				return
+		select {
+		case first, ok := <-e.settled:
+			if ok {
+				e.commitFrom(slot, first, e.settled)
 			}
-			g.add(first)
+		default:
 		}
+	}
+}
+
+// largeLoop is handOffLoop for large settlements, which have loops of their own so that small ones never wait for megabytes
+// to be written.
+func (e *Engine) largeLoop(slot int16) {
+	for first := range e.largeSettled {
+		e.commitFrom(slot, first, e.largeSettled)
+	}
+}
+
+const (
+	helpAt    = 128                   // results that wait when help is asked for
+	lateAfter = 25 * time.Millisecond // or the time after which a commit is late
+)
+
+// callHelp asks for help, if it may be needed.
+func (e *Engine) callHelp() {
+	select {
+	case e.help <- struct{}{}:
+	default: // they are at it
+	}
+}
+
+// commitFrom commits a settlement with those that wait, and then the rest of the runs among them.
+func (e *Engine) commitFrom(slot int16, first *settlement, settled <-chan *settlement) {
+	g := gathering{}
+	g.add(first)
+	for {
 	gather:
 		for len(g.batch) < flushItems && g.size < flushBytes {
 			select {
@@ -46,12 +91,16 @@ func (e *Engine) handOffLoop(slot int16, settled <-chan *settlement) {
 		if len(g.batch) > 0 {
 			e.handOff(slot, g.batch)
 		}
-		again = again[:0]
+		next := gathering{}
 		for _, r := range g.runs {
-			if r.release() {
-				again = append(again, r)
+			if r.release() { // it had more for this committer than it took
+				next.addRun(r)
 			}
 		}
+		if len(next.runs) == 0 {
+			return
+		}
+		g = next
 	}
 }
 
@@ -344,12 +393,16 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	i, b := &f.items, &f.born
 	order := func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
 	args := []any{
-		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.reasons,
-		i.pages, i.delays, i.failures, i.cursors, i.made, i.sizes,
-		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes, f.life.name(), slot,
-		i.classes, i.causes, slices.MinFunc(i.processes, order), slices.MaxFunc(i.processes, order),
+		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.made, i.sizes,
+		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes,
+		f.life.name(), slot, slices.MinFunc(i.processes, order), slices.MaxFunc(i.processes, order),
 	}
 	done = make([]bool, len(f.batch))
+	if f.plain() {
+		rows, _ := e.pool.Query(ctx, handOffDoneSQL, args...)
+		return done, news, noteDone(rows, done)
+	}
+	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes)
 	if !f.ordered {
 		rows, _ := e.pool.Query(ctx, handOffSQL, args...)
 		return done, news, noteDone(rows, done)
@@ -360,6 +413,13 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	batch.Queue(handOffLanesSQL, append(args, s.lanes, s.keys, s.places, s.tokens, s.claims, s.bornLanes, s.bornKeys)...).
 		Query(func(rows pgx.Rows) error { return news.read(rows, func(n int64) { done[n-1] = true }) })
 	return done, news, e.pool.SendBatch(ctx, batch).Close()
+}
+
+// plain tells whether the batch is of successes that have nothing to say: see handOffDoneSQL.
+func (f *flush) plain() bool {
+	return !f.ordered && !slices.ContainsFunc(f.batch, func(s *settlement) bool {
+		return s.outcome != outcomeDone && s.outcome != outcomeFiltered || s.d.page != 0 || s.reason != ""
+	})
 }
 
 // addCommitted adds the settlements that an earlier try of the same flush has committed: their attempts are recorded

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -81,7 +82,7 @@ type Caller interface {
 }
 
 const (
-	committers       = 2  // loops that commit hand-offs, and as many that commit events; and again for what is large
+	committers       = 2  // loops that commit hand-offs, of which one helps, and that commit events; and again for what is large
 	largeSlots       = 64 // the latter count in slots behind those of all others: see sluice.edge_count_slot_seq
 	largeBytes       = 256 << 10
 	flushItems       = 1000 // most results, or events, in one statement
@@ -127,6 +128,12 @@ type Engine struct {
 	paused   []*edge                        // through River
 	poking   bool                           // the fetcher will be poked in a moment
 	current  *life                          // nil before Start
+
+	ready     chan *delivery // claimed, for goroutines that rest after a call
+	resting   atomic.Int32   // of those
+	callsOver chan struct{}  // closed when all calls have been made
+	help      chan struct{}  // asks the committer that helps to take what has gathered
+	late      atomic.Bool    // the other one is held up
 
 	wakeFetch chan struct{}
 	wakeAlarm chan time.Duration
@@ -189,6 +196,9 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		settled:      make(chan *settlement, flushItems),
 		largeEvents:  make(chan *pendingEvent, 2*flushItems),
 		largeSettled: make(chan *settlement, flushItems),
+		ready:        make(chan *delivery),
+		callsOver:    make(chan struct{}),
+		help:         make(chan struct{}, 1),
 		reads:        make(chan *laneRead, lanesAtOnce),
 		inFlight:     map[int64]*delivery{},
 		awake:        map[*edge]struct{}{},
@@ -262,9 +272,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.mu.Lock()
 	e.running, e.slots = true, e.config.Slots
 	e.mu.Unlock()
+	e.commits.Go(func() { e.handOffLoop(e.slot + committers) })
+	e.commits.Go(func() { e.helpLoop(e.slot + committers + 1) })
 	for i := range int16(committers) {
-		e.commits.Go(func() { e.handOffLoop(e.slot+committers+i, e.settled) })
-		e.commits.Go(func() { e.handOffLoop(e.slot+largeSlots+committers+i, e.largeSettled) })
+		e.commits.Go(func() { e.largeLoop(e.slot + largeSlots + committers + i) })
 	}
 	e.loops.Go(func() { e.fetchLoop(loopCtx) })
 	e.loops.Go(func() { e.readLoop(loopCtx) })
@@ -305,6 +316,7 @@ func (e *Engine) stopRunner(ctx context.Context) error {
 	defer e.cutDB()
 	defer e.cutCalls()
 	e.calls.Wait()
+	close(e.callsOver)
 	close(e.settled)
 	close(e.largeSettled)
 	e.commits.Wait()

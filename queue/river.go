@@ -214,11 +214,21 @@ and ($6 or exists (
 // The job of a settled or failed message goes; that of one that stays (retried, unavailable, repeat, page) is put back,
 // or kept by the runner for the next page. A page leaves the claim as it is, so its job says which page is next: sent
 // twice, the statement finds the job changed. A successor is born available, or claimed by the runner that made it.
-const handOffSQL = itemArraysSQL + itemNamesSQL + `, n)` + handOffTaken + `
+//
+// handOffDoneSQL is the same for results that are all successes of single calls, with nothing to say: most batches are.
+// What a statement could do costs as much as what it does when it is started for few.
+const (
+	handOffSQL = itemArraysSQL + itemMoreSQL + itemNamesSQL + itemMoreNamesSQL + `, n)` + handOffGone + handOffKept + `
 ), done as materialized (
     select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)` +
-	bornArraysSQL + bornNamesSQL + `, n)` + handOffWritten + `
+		bornArraysSQL + bornNamesSQL + `, n)` + handOffWritten + `
 select n from done`
+	handOffDoneSQL = itemArraysSQL + itemNamesSQL + `, n)` + handOffGone + `
+), done as materialized (
+    select i.*, 0 as page, '' as reason from item i join gone using (n)` +
+		bornArraysSQL + bornNamesSQL + `, n)` + handOffBorn + handOffCounted + `
+select n from done`
+)
 
 // The arguments of a hand-off, a row each. What belongs to lanes comes as further columns of the same rows, never as rows of
 // its own: the planner, who guesses ten, would compare each with each.
@@ -226,28 +236,29 @@ const (
 	itemArraysSQL = `
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
-                         $8::int[], $9::int[], $10::text[], $11::int[], $12::bigint[], $13::int[], $14::text[], $15::int[], $16::int[],
-                         $27::text[], $28::bigint[]`
+                         $8::int[], $9::int[], $10::int[], $11::int[]`
+	itemMoreSQL  = `, $24::text[], $25::int[], $26::bigint[], $27::int[], $28::text[], $29::text[], $30::bigint[]`
 	itemNamesSQL = `) with ordinality
-        as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome,
-             status, duration_us, reason, page, delay_us, failures, cursor, made, size, class, cause`
-	bornArraysSQL = `
+        as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome, status, duration_us, made, size`
+	itemMoreNamesSQL = `, reason, page, delay_us, failures, cursor, class, cause`
+	bornArraysSQL    = `
 ), born as materialized (
     select b.*, d.tenant_id, d.process_id, d.id as parent_id
-    from unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], $23::bytea[], $24::int[]`
+    from unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[], $17::text[], $18::bytea[], $19::int[]`
 	bornNamesSQL = `) with ordinality
         as b(parent, id, edge_id, payload_id, state, headers, body, size`
 )
 
-// handOffTaken takes messages off their edges, and handOffWritten writes what has become of those that were taken. Of a
-// birth it is said in what state its job is; one in state lane comes to a lane and is no job.
+// handOffGone and handOffKept take messages off their edges or put them back, and handOffWritten writes what has become of
+// those that were taken. Of a birth it is said in what state its job is; one in state lane comes to a lane and is no job.
 const (
-	handOffTaken = `
+	handOffGone = `
 ), gone as (
     delete from river.river_job j using item i
     where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
     and (j.state = 'running') is true and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
-    returning i.n
+    returning i.n`
+	handOffKept = `
 ), kept as (
     update river.river_job j
     set state = (case i.outcome when 'page' then 'running' when 'unavailable' then 'available'
@@ -263,7 +274,8 @@ const (
     and (j.state = 'running') is true and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     and coalesce((j.metadata->>'page')::int, 1) = greatest(i.page, 1)
     returning i.n`
-	handOffWritten = `
+	handOffWritten = handOffBorn + handOffUnusual + handOffCounted
+	handOffBorn    = `
     join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
@@ -271,14 +283,15 @@ const (
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
     select id, state::river.river_job_state, (state = 'running')::int,
-           case when state = 'running' then now() end, case when state = 'running' then array[$25::text] end,
+           case when state = 'running' then now() end, case when state = 'running' then array[$20::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
     from born where state <> 'lane'
 ), new_attempt as (
     insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason)
     select tenant_id, process_id, id, edge_id, runner::bigint, attempt, page, outcome::sluice.outcome,
            nullif(status, 0), duration_us, nullif(reason, '')
-    from done
+    from done`
+	handOffUnusual = `
 ), new_trash as (
     insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key)
     select tenant_id, process_id, id, edge_id, attempt, reason, class, cause, lane_key from done where outcome = 'failed'
@@ -289,7 +302,8 @@ const (
 ), old_cursor as (
     delete from sluice.batch_cursor c using done d
     where d.page > 1 and d.outcome in ('done', 'filtered')
-    and c.tenant_id = d.tenant_id and c.process_id = d.process_id and c.message_id = d.id
+    and c.tenant_id = d.tenant_id and c.process_id = d.process_id and c.message_id = d.id`
+	handOffCounted = `
 ), delta as materialized (
     select tenant_id, process_id, sum(made)::int as made,
            (count(*) filter (where outcome in ('done', 'filtered')))::int as settled,
@@ -307,14 +321,14 @@ const (
         finished_at = case when p.open + d.made - d.settled - d.failed = 0 and p.trashed + d.failed = 0 then now() end
     from delta d
     where p.tenant_id = d.tenant_id and p.id = d.process_id
-    and p.id between $29::uuid and $30::uuid -- of all: the partitions of other days are left out when the statement starts
+    and p.id between $22::uuid and $23::uuid -- of all: the partitions of other days are left out when the statement starts
 ), moved as (
     select tenant_id, edge_id, 1 as arrived, 0 as departed, size as bytes from born
     union all
     select tenant_id, edge_id, 0, 1, -size from done where outcome in ('done', 'filtered', 'failed')
 ), counted_edges as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
-    select tenant_id, edge_id, $26::smallint, sum(arrived), sum(departed), sum(bytes) from moved
+    select tenant_id, edge_id, $21::smallint, sum(arrived), sum(departed), sum(bytes) from moved
     group by tenant_id, edge_id order by tenant_id, edge_id
     ` + addCounts + `
 )`

@@ -109,8 +109,8 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // tokens held, which lanes fell idle, and on which edges tokens wait now.
 //
 // That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
-const handOffLanesSQL = itemArraysSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
-	itemNamesSQL + `, lane, key, place, token, claim, n)` + handOffTaken + `
+const handOffLanesSQL = itemArraysSQL + itemMoreSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
+	itemNamesSQL + itemMoreNamesSQL + `, lane, key, place, token, claim, n)` + handOffGone + handOffKept + `
 ), token as materialized (
     select j.id
     from river.river_job j
