@@ -427,6 +427,10 @@ func (c *checker) warn(ctx context.Context, tx pgx.Tx, sql, rule, detail string)
 
 // The statements of the check read tables from end to end.
 const (
+	// notDropped tells of a decision whether the history of its process is there: that of the first day with a partition, or
+	// later, or of a process that came when none was made for its day.
+	notDropped = `(process_id >= $1 or process_id in (select id from sluice.process where id < $1))`
+
 	// oddMessagesSQL gathers what there is about each message, and returns what is not as with nearly all: one row, one
 	// place, and successors only when it is done. Decisions about messages of days that were dropped are left out.
 	oddMessagesSQL = `
@@ -443,7 +447,7 @@ with job as (` + edgeJobs + `
     select tenant_id, process_id, message_id, edge_id, outcome::text from sluice.attempt where outcome in ('done', 'filtered')
     union all
     select tenant_id, process_id, message_id, null, verdict from sluice.decision
-    where verdict in ('replace', 'reject', 'terminate') and process_id >= $1
+    where verdict in ('replace', 'reject', 'terminate') and ` + notDropped + `
 ), message as (
     select tenant_id, process_id, id,
            count(*) filter (where what = 'message')::int as messages,
@@ -486,7 +490,7 @@ with job as (` + edgeJobs + `
     select tenant_id, process_id, 'done', null from sluice.attempt where outcome in ('done', 'filtered')
     union all
     select tenant_id, process_id, verdict, null from sluice.decision
-    where verdict in ('replace', 'reject', 'terminate') and process_id >= $1
+    where verdict in ('replace', 'reject', 'terminate') and ` + notDropped + `
 ), found as (
     select tenant_id, process_id,
            count(*) filter (where what = 'message') as total,

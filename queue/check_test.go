@@ -241,6 +241,12 @@ func TestCheckWarns(t *testing.T) {
 			insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, duration_us)
 			select 1, p.id, 1, e.id, 1, 1, 0, 'done', 1 from p, sluice.edge e where e.to_node = 'b'`,
 			"[{default-partition process_default 1 processes came when no partition was made for their day; they keep working, but history cannot be dropped by day there}]", 0},
+		{"stray process of which one was rejected", `
+			with p as (insert into sluice.process (tenant_id, id, version_id, node, total, open, rejected, finished_at)
+			           select 1, '00000000-0000-7000-8000-000000000000', id, 'in', 1, 0, 1, now() from sluice.topology_version returning *),
+			m as (insert into sluice.message (tenant_id, process_id, id, edge_id, headers) select 1, p.id, 1, e.id, '{}' from p, sluice.edge e where e.to_node = 'b')
+			insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by) select 1, p.id, 1, 'reject', 'ann' from p`,
+			"[{default-partition process_default 1 processes came when no partition was made for their day; they keep working, but history cannot be dropped by day there}]", 0},
 		{"dropped history", `insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by)
 			values (1, '00000000-0000-7000-8000-000000000000', 1, 'reject', '')`, "[]", 0},
 	} {
