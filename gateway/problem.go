@@ -54,6 +54,7 @@ var problems = []struct {
 	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
 	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},
 	{trash.ErrChanged, openapi.PreconditionFailed, "somebody has changed the message since you looked at it: look at it again, then decide"},
+	{trash.ErrNotAllowed, openapi.Forbidden, ""},
 	{trash.ErrNoBulk, openapi.NotFound, "there is no such bulk"},
 	{trash.ErrBulkState, openapi.Conflict, ""},
 	{trash.ErrBulk, openapi.ValidationFailed, ""},

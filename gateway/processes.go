@@ -64,7 +64,7 @@ type processView struct {
 	Topology      string     `json:"topology"`
 	Version       int        `json:"version"`
 	Node          string     `json:"node" doc:"The start node that the event came to"`
-	State         string     `json:"state" enum:"running,failed,terminated,rejected,done" doc:"running: something is on its way. failed: nothing moves, and something waits in the trash. The others have finished, and are named after the strongest thing that happened to them"`
+	State         string     `json:"state" enum:"running,failed,parked,terminated,rejected,done" doc:"running: something is on its way. failed: nothing moves, and something that failed waits in the trash. parked: nothing moves, and only at breakpoints messages wait for a person. The others have finished, and are named after the strongest thing that happened to them"`
 	Total         int        `json:"total" doc:"How many messages there are; each counts in one of the following too"`
 	Open          int        `json:"open" doc:"On an edge: waiting, running or retrying"`
 	Trashed       int        `json:"trashed" doc:"In the trash"`
@@ -84,7 +84,7 @@ type MessageView struct {
 	Version    int        `json:"version"`
 	From       string     `json:"from" doc:"The node that its edge leaves"`
 	Node       string     `json:"node" doc:"The node that it is for"`
-	Place      string     `json:"place" enum:"waiting,running,retrying,trash,done,filtered,replaced,rejected,terminated,lost" doc:"Where it is; lost must not be"`
+	Place      string     `json:"place" enum:"waiting,running,retrying,trash,parked,done,filtered,replaced,rejected,terminated,lost" doc:"Where it is; lost must not be"`
 	DueAt      *time.Time `json:"due_at,omitempty" doc:"When the next attempt is, of one that is retrying"`
 	Attempt    int        `json:"attempt" doc:"How many attempts were made at it so far; the pages of a batch count too"`
 	Size       int64      `json:"size" doc:"Bytes of its body"`
@@ -102,7 +102,7 @@ type messageDetailView struct {
 type attemptView struct {
 	Attempt  int       `json:"attempt" doc:"Its number, from 1"`
 	Page     int       `json:"page,omitempty" doc:"Of a batch, from 1"`
-	Outcome  string    `json:"outcome" enum:"done,filtered,page,repeat,retried,unavailable,failed"`
+	Outcome  string    `json:"outcome" enum:"done,filtered,page,repeat,retried,unavailable,failed,parked"`
 	Status   int       `json:"status,omitempty" doc:"HTTP status of the worker's answer, where there was one"`
 	Duration float64   `json:"duration_ms" doc:"Of the call"`
 	At       time.Time `json:"at"`
@@ -183,7 +183,7 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	openapi.Page
 	Topology string `query:"topology" maxLength:"63" doc:"Only of this topology; also one that was deleted"`
 	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
-	State    string `query:"state" enum:"running,failed,terminated,rejected,done" doc:"Only in this state"`
+	State    string `query:"state" enum:"running,failed,parked,terminated,rejected,done" doc:"Only in this state"`
 }) (*answer[openapi.List[processView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()

@@ -30,19 +30,21 @@ const (
 
 // EntryView is an entry of the trash as the contract shows it.
 type EntryView struct {
-	MessageID string    `json:"message_id" example:"0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711"`
-	Topology  string    `json:"topology"`
-	Version   int       `json:"version"`
-	Node      string    `json:"node" doc:"The node that gave up"`
-	Reason    string    `json:"reason"`
-	Class     string    `json:"class,omitempty" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"What kind of failure; absent while an entry of an older version is not sorted yet"`
-	Cause     string    `json:"cause,omitempty" example:"9f86d081884c7d65" doc:"The same for entries that failed for the same reason, but for numbers, ids and quotations in it"`
-	Attempt   int       `json:"attempt" doc:"How many attempts were made; an approved message counts on"`
-	FailedAt  time.Time `json:"failed_at"`
-	Edited    bool      `json:"edited" doc:"Other content is sent when it is approved"`
-	Size      int64     `json:"size" doc:"Bytes of the body that failed"`
-	Revision  int64     `json:"revision" doc:"Another after each change, and when the message has failed anew; also the ETag"`
-	Assigned  string    `json:"assigned_to,omitempty" doc:"Whose it is"`
+	MessageID string     `json:"message_id" example:"0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60-4711"`
+	Type      string     `json:"type" enum:"failure,breakpoint" doc:"failure: its node gave up. breakpoint: it waits there for a person"`
+	Topology  string     `json:"topology"`
+	Version   int        `json:"version"`
+	Node      string     `json:"node" doc:"The node that gave up, or the breakpoint"`
+	Reason    string     `json:"reason" doc:"Of one that waits at a breakpoint, its title"`
+	DueAt     *time.Time `json:"due_at,omitempty" doc:"Of one that waits at a breakpoint that says so: until when somebody should have decided"`
+	Class     string     `json:"class,omitempty" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"What kind of failure; absent of one that waits at a breakpoint, and while an entry of an older version is not sorted yet"`
+	Cause     string     `json:"cause,omitempty" example:"9f86d081884c7d65" doc:"The same for entries that failed for the same reason, but for numbers, ids and quotations in it"`
+	Attempt   int        `json:"attempt" doc:"How many attempts were made; an approved message counts on"`
+	FailedAt  time.Time  `json:"failed_at"`
+	Edited    bool       `json:"edited" doc:"Other content is sent when it is approved"`
+	Size      int64      `json:"size" doc:"Bytes of the body that failed"`
+	Revision  int64      `json:"revision" doc:"Another after each change, and when the message has failed anew; also the ETag"`
+	Assigned  string     `json:"assigned_to,omitempty" doc:"Whose it is"`
 }
 
 type entryDetailView struct {
@@ -71,6 +73,7 @@ type whereView struct {
 	Worker      string   `json:"worker,omitempty"`
 	Application string   `json:"application,omitempty"`
 	Followers   []string `json:"followers" doc:"Where it would go next"`
+	MayAct      []string `json:"may_act,omitempty" doc:"Of a breakpoint: the names of the API keys that may approve, edit or reject it; absent: all that may decide about the trash"`
 	Versions    []int    `json:"versions" doc:"The other versions in which it could go on at the node of this name"`
 }
 
@@ -181,8 +184,8 @@ func (g *gateway) addTrash() {
 	conflict, match := []int{http.StatusConflict}, []int{http.StatusPreconditionFailed}
 	register(g, huma.Operation{
 		OperationID: "list-trash", Method: http.MethodGet, Path: trashPath, Tags: tags, Security: decide,
-		Summary: "List the messages that failed",
-		Description: "In the order in which they failed. However many there are, a page takes little time: where few of them are what the filter asks for, it may hold fewer than the limit, or none, and still have a `next`. " +
+		Summary: "List the messages that failed, or wait at a breakpoint",
+		Description: "In the order in which they failed, or were parked. However many there are, a page takes little time: where few of them are what the filter asks for, it may hold fewer than the limit, or none, and still have a `next`. " +
 			"There is no index for `text`: give a window of time with it.",
 	}, g.listTrash)
 	register(g, huma.Operation{
@@ -195,7 +198,7 @@ func (g *gateway) addTrash() {
 	}, g.getTrash)
 	register(g, huma.Operation{
 		OperationID: "approve-trash", Method: http.MethodPost, Path: trashPath + "/approve", Tags: tags, Security: decide,
-		Summary: "Send messages again", Description: "Each at the node where it failed, or in another version at the node of the same name; one that was edited with its edited content. All of them or, if one is not in the trash any more or was changed, none.", Errors: conflict,
+		Summary: "Send messages again, or on from a breakpoint", Description: "Each at the node where it failed, or in another version at the node of the same name; one that was edited with its edited content. One that waits at a breakpoint goes on to what follows that. All of them or, if one is not in the trash any more or was changed, none.", Errors: conflict,
 	}, g.approveTrash)
 	register(g, huma.Operation{
 		OperationID: "reject-trash", Method: http.MethodPost, Path: trashPath + "/reject", Tags: tags, Security: decide,
@@ -224,10 +227,23 @@ func (g *gateway) addTrash() {
 }
 
 func viewOfEntry(e trash.Entry) EntryView {
-	return EntryView{
-		MessageID: e.ID.String(), Topology: e.Topology, Version: e.Version, Node: e.Node, Reason: e.Reason, Class: string(e.Class), Cause: causeText(e.Cause),
-		Attempt: e.Attempt, FailedAt: e.FailedAt.UTC(), Edited: e.Edited, Size: e.Size, Revision: e.Revision, Assigned: e.Assigned,
+	view := EntryView{
+		MessageID: e.ID.String(), Type: string(e.Type()), Topology: e.Topology, Version: e.Version, Node: e.Node, Reason: e.Reason, Cause: causeText(e.Cause),
+		Attempt: e.Attempt, FailedAt: e.FailedAt.UTC(), Edited: e.Edited, Size: e.Size, Revision: e.Revision, Assigned: e.Assigned, Class: classText(e.Class),
 	}
+	if e.DueAt != nil {
+		due := e.DueAt.UTC()
+		view.DueAt = &due
+	}
+	return view
+}
+
+// classText is a class as the contract shows it: a message that waits at a breakpoint has none.
+func classText(c process.Class) string {
+	if c == process.ClassBreakpoint {
+		return ""
+	}
+	return string(c)
 }
 
 func (g *gateway) getTrash(ctx context.Context, in *MessagePath) (*entryOutput, error) {
@@ -243,7 +259,7 @@ func viewOfEntryDetail(d trash.Detail) entryDetailView {
 		Failures: d.Failures, Process: viewOfProcess(d.Process),
 		Where: whereView{
 			From: d.Where.From, Node: d.Where.Node.Name, Kind: string(d.Where.Node.Kind), Worker: d.Where.Node.Worker,
-			Application: d.Where.Node.Application, Followers: append([]string{}, d.Where.Node.Followers...), Versions: append([]int{}, d.Where.Versions...),
+			Application: d.Where.Node.Application, MayAct: d.Where.Node.MayAct, Followers: append([]string{}, d.Where.Node.Followers...), Versions: append([]int{}, d.Where.Versions...),
 		},
 	}
 	view.Pretty, _ = trash.Pretty(d.Body)
@@ -362,6 +378,7 @@ func refused(err error, ids []messageID) error {
 	var gone *trash.GoneError
 	var changed *trash.ChangedError
 	var target *trash.TargetError
+	var others *trash.NotAllowedError
 	var which []process.MessageID
 	var why, each string
 	switch {
@@ -372,6 +389,8 @@ func refused(err error, ids []messageID) error {
 	case errors.As(err, &target):
 		which, each = target.Messages, "has no such node to go on at"
 		why = fmt.Sprintf("cannot go on in version %d: it is not in use, or has no node of that name", target.Version)
+	case errors.As(err, &others):
+		return forOthers(others, ids)
 	default:
 		return err
 	}
@@ -379,6 +398,16 @@ func refused(err error, ids []messageID) error {
 	for _, m := range which {
 		at := slices.Index(ids, messageID(m.String()))
 		p.Errors = append(p.Errors, openapi.Detail{Detail: m.String() + " " + each, Pointer: fmt.Sprintf("#/message_ids/%d", at)})
+	}
+	return p
+}
+
+// forOthers says which messages wait at breakpoints where only others may act.
+func forOthers(err *trash.NotAllowedError, ids []messageID) error {
+	p := openapi.Forbidden.Because("only %s may act on %d of the messages: nothing was decided about any", strings.Join(err.MayAct, ", "), len(err.Messages))
+	for _, m := range err.Messages {
+		at := slices.Index(ids, messageID(m.String()))
+		p.Errors = append(p.Errors, openapi.Detail{Detail: m.String() + " waits at a breakpoint for others", Pointer: fmt.Sprintf("#/message_ids/%d", at)})
 	}
 	return p
 }

@@ -27,6 +27,8 @@ type bulkFilterView struct {
 	Node         string        `json:"node,omitempty" maxLength:"63" doc:"Only of this node"`
 	Application  string        `json:"application,omitempty" maxLength:"63" doc:"Only of nodes that are for this application"`
 	Worker       string        `json:"worker,omitempty" maxLength:"63" doc:"Only of nodes that call this worker"`
+	Type         string        `json:"type,omitempty" enum:"failure,breakpoint" doc:"Only what failed, or only what waits at a breakpoint"`
+	DueBefore    *time.Time    `json:"due_before,omitempty" doc:"Only what waits at a breakpoint and is due before then"`
 	Class        string        `json:"class,omitempty" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"Only this kind of failure"`
 	Cause        causeID       `json:"cause,omitempty" doc:"Only with this cause"`
 	Correlation  correlationID `json:"correlation_id,omitempty" doc:"Only of this process"`
@@ -44,6 +46,10 @@ func (f bulkFilterView) filter() (trash.Filter, error) {
 	asked := trash.Filter{
 		Topology: f.Topology, Version: f.Version, Node: f.Node, Application: f.Application, Worker: f.Worker,
 		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(), Assigned: f.Assigned, Text: f.Text,
+		Type: trash.Type(f.Type),
+	}
+	if f.DueBefore != nil {
+		asked.DueBefore = *f.DueBefore
 	}
 	if f.FailedAfter != nil {
 		asked.From = *f.FailedAfter

@@ -21,6 +21,8 @@ type TrashFilter struct {
 	Node         string        `query:"node" maxLength:"63" doc:"Only of this node"`
 	Application  string        `query:"application" maxLength:"63" doc:"Only of nodes that are for this application"`
 	Worker       string        `query:"worker" maxLength:"63" doc:"Only of nodes that call this worker"`
+	Type         string        `query:"type" enum:"failure,breakpoint" doc:"Only what failed, or only what waits at a breakpoint"`
+	DueBefore    time.Time     `query:"due_before" doc:"Only what waits at a breakpoint and is due before then"`
 	Class        string        `query:"class" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"Only this kind of failure"`
 	Cause        causeID       `query:"cause" doc:"Only with this cause"`
 	Correlation  correlationID `query:"correlation_id" doc:"Only of this process"`
@@ -36,7 +38,7 @@ func (f TrashFilter) filter() (trash.Filter, error) {
 	return trash.Filter{
 		Topology: f.Topology, Version: f.Version, Node: f.Node, Application: f.Application, Worker: f.Worker,
 		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(), Assigned: f.Assigned,
-		From: f.FailedAfter, Until: f.FailedBefore,
+		From: f.FailedAfter, Until: f.FailedBefore, Type: trash.Type(f.Type), DueBefore: f.DueBefore,
 	}, nil
 }
 
@@ -107,6 +109,7 @@ type groupsView struct {
 
 type groupView struct {
 	Cause     string    `json:"cause,omitempty" doc:"To filter by; absent for entries that are not sorted yet"`
+	Type      string    `json:"type" enum:"failure,breakpoint"`
 	Class     string    `json:"class,omitempty"`
 	Text      string    `json:"text" doc:"The reason without what differs from entry to entry"`
 	Example   string    `json:"example" doc:"The reason of the last of them"`
@@ -129,7 +132,7 @@ func (g *gateway) listGroups(ctx context.Context, in *struct {
 	view := groupsView{Items: make([]groupView, len(groups.Groups)), Causes: groups.Causes, Entries: groups.Entries}
 	for i, c := range groups.Groups {
 		view.Items[i] = groupView{
-			Cause: causeText(c.Cause), Class: string(c.Class), Text: c.Text, Example: c.Reason, Count: c.Count,
+			Cause: causeText(c.Cause), Type: string(trash.Entry{Class: c.Class}.Type()), Class: classText(c.Class), Text: c.Text, Example: c.Reason, Count: c.Count,
 			Share: float64(c.Count) / float64(groups.Entries), FirstSeen: c.FirstSeen.UTC(), LastSeen: c.LastSeen.UTC(),
 		}
 	}

@@ -35,7 +35,7 @@ type edge struct {
 	backlog bool // messages wait here that the runner has not claimed: births must not overtake them
 }
 
-// node is a node that calls a worker.
+// node is a node that messages come to: one that calls a worker, or a breakpoint.
 type node struct {
 	topology.Node
 	in     []*edge // those that lead to it; the first stands for the node
@@ -277,7 +277,7 @@ func (c *catalog) keep(stored topology.Version) *version {
 		from := nodes[s.From]
 		from.next = append(from.next, e)
 		from.byName[s.To] = e
-		if !from.Kind.CallsWorker() {
+		if from.Kind == topology.Start {
 			v.starts[s.From] = append(v.starts[s.From], e)
 		}
 	}

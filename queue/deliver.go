@@ -26,6 +26,7 @@ const (
 	outcomeRetried     outcome = "retried"
 	outcomeUnavailable outcome = "unavailable"
 	outcomeFailed      outcome = "failed"
+	outcomeParked      outcome = "parked"
 )
 
 // settlement is a delivery with its outcome: what the hand-off commits. One with nothing but a run tells a committer that
@@ -37,8 +38,8 @@ type settlement struct {
 	status     int
 	duration   time.Duration
 	reason     string
-	class      process.Class // of failed
-	delay      time.Duration // of repeat and retried
+	class      process.Class // of failed and parked
+	delay      time.Duration // of repeat and retried, and until a parked message is due; 0: it is not
 	failures   int           // attempts used up, for one that stays
 	cursor     string        // of the next page
 	successors []successor
@@ -57,7 +58,7 @@ func (s *settlement) drop() {
 
 // leaves tells whether the message leaves its edge.
 func (s *settlement) leaves() bool {
-	return s.outcome == outcomeDone || s.outcome == outcomeFiltered || s.outcome == outcomeFailed
+	return s.outcome == outcomeDone || s.outcome == outcomeFiltered || s.outcome == outcomeFailed || s.outcome == outcomeParked
 }
 
 // nextPage is the delivery of a batch's next page. A large body is loaded again.
@@ -118,6 +119,9 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 		return nil, true
 	}
 	n := d.edge.to
+	if n.Kind == topology.Breakpoint {
+		return park(d), false
+	}
 	target, err := e.catalog.worker(e.callCtx, n.worker)
 	if err != nil {
 		return e.missWorker(d, err), false

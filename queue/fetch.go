@@ -155,6 +155,7 @@ type claimedRow struct {
 	Attempt   int
 	ProcessID *uuid.UUID
 	Failures  int
+	Approved  bool
 	Headers   *string
 	Body      []byte // of a small one
 	Size      int
@@ -186,7 +187,7 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 	for _, row := range claimed {
 		w := byQueue[row.Queue]
 		got[w]++
-		d := &delivery{life: l, id: row.ID, attempt: row.Attempt, failures: row.Failures, edge: w.edge, page: row.Page, cursor: row.Cursor}
+		d := &delivery{life: l, id: row.ID, attempt: row.Attempt, failures: row.Failures, approved: row.Approved, edge: w.edge, page: row.Page, cursor: row.Cursor}
 		if w.edge.to.isBatch() && d.page == 0 {
 			d.page = 1
 		}

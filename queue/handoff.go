@@ -346,8 +346,11 @@ func (a *itemArrays) add(s *settlement) {
 	a.made = append(a.made, int32(len(s.successors)))
 	a.sizes = append(a.sizes, int32(d.size))
 	var cause int64
-	if s.outcome == outcomeFailed {
+	switch s.outcome {
+	case outcomeFailed:
 		cause = process.HashOf(process.CauseOf(s.reason))
+	case outcomeParked: // titles differ in more than numbers
+		cause = process.HashOf(process.CauseOf(parkedReason(d.edge.to)))
 	}
 	a.classes, a.causes = append(a.classes, string(s.class)), append(a.causes, cause)
 }

@@ -165,9 +165,10 @@ var (
     returning j.id, j.queue, j.attempt, picked.tenant_id, ` + processOfJob + ` as process_id,
               case when j.kind = 'lane' and j.args->>'edge' ~ '^[0-9]{1,18}$' then (j.args->>'edge')::bigint end as lane_edge,
               case when j.kind = 'lane' then j.args->>'key' end as lane_key,
+              (j.metadata @> '{"approved": true}') is true as approved,
               case when j.metadata->>'failures' ~ '^[0-9]{1,6}$' then (j.metadata->>'failures')::int else 0 end as failures
 )
-select c.id, c.queue, c.attempt, c.process_id, c.failures, c.lane_key,
+select c.id, c.queue, c.attempt, c.process_id, c.failures, c.approved, c.lane_key,
        c.lane_key is not null and exists (
            select from sluice.lane l
            where l.tenant_id = c.tenant_id and l.edge_id = c.lane_edge and l.key = c.lane_key and l.token = c.id) as token,
@@ -255,7 +256,7 @@ const (
 	handOffGone = `
 ), gone as (
     delete from river.river_job j using item i
-    where j.id = i.id and i.outcome in ('done', 'filtered', 'failed')
+    where j.id = i.id and i.outcome in ('done', 'filtered', 'failed', 'parked')
     and (j.state = 'running') is true and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = i.runner
     returning i.n`
 	handOffKept = `
@@ -293,8 +294,10 @@ const (
     from done`
 	handOffUnusual = `
 ), new_trash as (
-    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key)
-    select tenant_id, process_id, id, edge_id, attempt, reason, class, cause, lane_key from done where outcome = 'failed'
+    insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key, due_at)
+    select tenant_id, process_id, id, edge_id, attempt, reason, class, cause, lane_key,
+           case when outcome = 'parked' and delay_us > 0 then now() + delay_us * interval '1 microsecond' end
+    from done where outcome in ('failed', 'parked')
 ), new_cursor as (
     insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor)
     select tenant_id, process_id, id, page + 1, cursor from done where outcome = 'page'
@@ -307,10 +310,10 @@ const (
 ), delta as materialized (
     select tenant_id, process_id, sum(made)::int as made,
            (count(*) filter (where outcome in ('done', 'filtered')))::int as settled,
-           (count(*) filter (where outcome = 'failed'))::int as failed
+           (count(*) filter (where outcome in ('failed', 'parked')))::int as failed
     from done
     group by tenant_id, process_id
-    having sum(made) > 0 or count(*) filter (where outcome in ('done', 'filtered', 'failed')) > 0
+    having sum(made) > 0 or count(*) filter (where outcome in ('done', 'filtered', 'failed', 'parked')) > 0
     order by tenant_id, process_id
 ), counted as (
     update sluice.process p
@@ -325,7 +328,7 @@ const (
 ), moved as (
     select tenant_id, edge_id, 1 as arrived, 0 as departed, size as bytes from born
     union all
-    select tenant_id, edge_id, 0, 1, -size from done where outcome in ('done', 'filtered', 'failed')
+    select tenant_id, edge_id, 0, 1, -size from done where outcome in ('done', 'filtered', 'failed', 'parked')
 ), counted_edges as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
     select tenant_id, edge_id, $21::smallint, sum(arrived), sum(departed), sum(bytes) from moved
@@ -451,7 +454,7 @@ from delta d where p.tenant_id = d.tenant_id and p.id = d.process_id and (select
 // its own, because a third party that saw the first content under the old key would refuse another. So is one that goes on
 // at another edge, that of another version: a message's row says on which edge it is, and never changes. Of a message
 // before a node that keeps order, the lane is given, which is locked: it goes to the end of it. entriesSQL tells before
-// what the lanes are told by.
+// what the lanes are told by. Of a message that a breakpoint has parked, the job says that it is approved.
 const entriesSQL = `
 select t.process_id, t.message_id, coalesce(nullif(w.onto, 0), t.edge_id) as edge_id, t.lane_key,
        w.onto not in (0, t.edge_id) as moved, t.edit_id is not null as edited, coalesce(d.headers, '{}') as headers, d.body
@@ -465,7 +468,7 @@ with entry as materialized (
     using unnest($2::uuid[], $3::bigint[], $4::bigint[], $8::bigint[], $9::text[], $10::bigint[]) with ordinality
         as w(process_id, message_id, new_id, lane, key, onto, n)
     where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
-    returning t.tenant_id, t.process_id, t.message_id, t.attempt, t.edit_id, w.new_id, w.lane, w.key, w.n,
+    returning t.tenant_id, t.process_id, t.message_id, t.attempt, t.edit_id, w.new_id, w.lane, w.key, w.n, t.class = 'breakpoint' as parked,
               coalesce(nullif(w.onto, 0), t.edge_id) as edge_id, w.onto not in (0, t.edge_id) as moved,
               t.edit_id is not null or w.onto not in (0, t.edge_id) as anew
 ), replacement as materialized (
@@ -486,7 +489,8 @@ with entry as materialized (
     select case when anew then new_id else message_id end, 'available',
            case when anew then 0 else least(attempt, 32766) end,
            jsonb_build_object('process_id', process_id), 'message', 32767,
-           case when not anew and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
+           case when parked then '{"approved": true}'
+                when not anew and c.page > 1 then jsonb_build_object('page', c.page) else '{}' end, 'e' || edge_id
     from entry left join sluice.batch_cursor c using (tenant_id, process_id, message_id)
     where lane = 0
 ), old_cursor as (

@@ -25,6 +25,7 @@ type delivery struct {
 	payload  int64 // the message whose row has the body
 	page     int   // of a batch, from 1
 	cursor   string
+	approved bool // of a message that a breakpoint had parked
 	released bool // its slot is free again; guarded by Engine.mu
 
 	run   *run  // of a message of a lane, and of its token; nil: it is a job

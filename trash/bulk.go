@@ -199,7 +199,7 @@ func freezeSQL(from string) string {
 with looked as materialized (` + entries + `
 ), frozen as (
     insert into sluice.bulk_item (tenant_id, bulk_id, message_id, process_id, revision)
-    select tenant_id, $14::bigint, message_id, process_id, revision from looked l
+    select tenant_id, $16::bigint, message_id, process_id, revision from looked l
     where ` + passes + `
     order by failed_at, message_id limit $6
     on conflict do nothing

@@ -46,7 +46,7 @@ func (t *Trash) approve(ctx context.Context, tenant int64, act Act, version int)
 	var as map[process.MessageID]process.MessageID
 	var queues []string
 	err := t.decide(ctx, tenant, func(tx pgx.Tx) error {
-		if err := lock(ctx, tx, tenant, act); err != nil {
+		if err := claim(ctx, tx, tenant, act); err != nil {
 			return err
 		}
 		var err error
@@ -125,7 +125,7 @@ func targets(ctx context.Context, tx pgx.Tx, tenant int64, ids []process.Message
 func (t *Trash) Reject(ctx context.Context, tenant int64, act Act) error {
 	act = act.distinct()
 	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
-		if err := lock(ctx, tx, tenant, act); err != nil {
+		if err := claim(ctx, tx, tenant, act); err != nil {
 			return err
 		}
 		return reject(ctx, tx, tenant, act)
@@ -213,7 +213,7 @@ func (t *Trash) Edit(ctx context.Context, tenant int64, act Act, content Content
 		return fmt.Errorf("%w: %w", ErrContent, err)
 	}
 	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
-		if err := lock(ctx, tx, tenant, act); err != nil {
+		if err := claim(ctx, tx, tenant, act); err != nil {
 			return err
 		}
 		for _, id := range act.Entries {
@@ -283,7 +283,7 @@ func edit(ctx context.Context, tx pgx.Tx, tenant int64, act Act, id process.Mess
 func (t *Trash) DiscardEdit(ctx context.Context, tenant int64, act Act) error {
 	act = act.distinct()
 	return t.decide(ctx, tenant, func(tx pgx.Tx) error {
-		if err := lock(ctx, tx, tenant, act); err != nil {
+		if err := claim(ctx, tx, tenant, act); err != nil {
 			return err
 		}
 		processes, numbers := columns(act.Entries)
@@ -344,6 +344,27 @@ func lock(ctx context.Context, tx pgx.Tx, tenant int64, act Act) error {
 		return &ChangedError{Messages: changed}
 	}
 	return nil
+}
+
+// claim locks entries that are decided about, or edited, by someone who may.
+func claim(ctx context.Context, tx pgx.Tx, tenant int64, act Act) error {
+	if err := lock(ctx, tx, tenant, act); err != nil {
+		return err
+	}
+	denied, err := notAllowed(ctx, tx, tenant, act)
+	if err != nil || len(denied) == 0 {
+		return err
+	}
+	refused := &NotAllowedError{}
+	for _, id := range act.Entries {
+		if mayAct, is := denied[id]; is {
+			refused.Messages = append(refused.Messages, id)
+			if refused.MayAct == nil {
+				refused.MayAct = mayAct
+			}
+		}
+	}
+	return refused
 }
 
 // lockEntries locks those entries that are in the trash, and their processes, and returns their revisions.

@@ -124,12 +124,18 @@ func (f Filter) source(ctx context.Context, tx pgx.Tx, tenant int64) (source, er
 		return source{}, err
 	}
 	asked := 0
-	for _, is := range []bool{f.Class != "", f.Cause != nil, f.Process != uuid.Nil, edges != nil, f.Assigned != "", f.Text != ""} {
+	for _, is := range []bool{f.Class != "", f.Cause != nil, f.Process != uuid.Nil, edges != nil, f.Assigned != "", f.Text != "", f.Type == Failed, !f.DueBefore.IsZero()} {
 		if is {
 			asked++
 		}
 	}
-	s := source{from: fromAll, partly: asked > 1 || f.Assigned != "" || f.Text != "", args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges, f.Assigned}}
+	if f.Type == Parked && f.Class == "" {
+		f.Class, asked = process.ClassBreakpoint, asked+1
+	}
+	s := source{
+		from: fromAll, partly: asked > 1 || f.Assigned != "" || f.Text != "" || f.Type == Failed || !f.DueBefore.IsZero(),
+		args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges, f.Assigned, string(f.Type), f.dueBefore()},
+	}
 	switch {
 	case f.Process != uuid.Nil:
 		s.from = fromProcess
@@ -163,6 +169,14 @@ func (f Filter) edges(ctx context.Context, tx pgx.Tx, tenant int64) ([]int64, er
 		edges = []int64{} // it names some that are not there
 	}
 	return edges, err
+}
+
+// dueBefore is a time, or nothing.
+func (f Filter) dueBefore() *time.Time {
+	if f.DueBefore.IsZero() {
+		return nil
+	}
+	return &f.DueBefore
 }
 
 // likeText is a pattern for what has the text in it.
@@ -203,6 +217,7 @@ order by r.failed_at ` + direction + `, r.message_id ` + direction
 var (
 	passes = `($7 = '' or class = $7) and ($8::bigint is null or cause = $8) and ($9 = '` + uuid.Nil.String() + `'::uuid or process_id = $9)
         and ($12::bigint[] is null or edge_id = any($12))
+        and ($14 = '' or (coalesce(class, '') = 'breakpoint') = ($14 = 'breakpoint')) and ($15::timestamptz is null or due_at < $15)
         and ($13 = '' or assigned_to = $13) and ($10 = '' or reason ilike $11 or exists (
             select from sluice.message m
             where m.tenant_id = l.tenant_id and m.process_id = l.process_id and m.id = l.message_id
@@ -222,7 +237,7 @@ const (
 select r.process_id, r.message_id, t.name as topology, v.number as version, e.to_node as node, r.reason,
        coalesce(r.class, '') as class, r.cause, r.attempt, r.failed_at,
        r.edit_id is not null as edited, coalesce(octet_length(m.body), octet_length(p.body), 0)::bigint as size,
-       r.revision, coalesce(r.assigned_to, '') as assigned`
+       r.revision, coalesce(r.assigned_to, '') as assigned, r.due_at`
 
 	entryNames = `
 join sluice.edge e on e.tenant_id = r.tenant_id and e.id = r.edge_id
@@ -256,6 +271,7 @@ type entryRow struct {
 	Size      int64
 	Revision  int64
 	Assigned  string
+	DueAt     *time.Time
 	Passes    bool
 	Looked    int
 }
@@ -275,6 +291,7 @@ func (r entryRow) entry() Entry {
 		Size:     r.Size,
 		Revision: r.Revision,
 		Assigned: r.Assigned,
+		DueAt:    r.DueAt,
 	}
 }
 
@@ -287,7 +304,7 @@ func (t *Trash) Groups(ctx context.Context, tenant int64, f Filter, limit int) (
 			return err
 		}
 		start, end := f.window(Oldest)
-		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit, f.Assigned)
+		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit, f.Assigned, string(f.Type), f.dueBefore())
 		var group Group
 		_, err = pgx.ForEachRow(rows, []any{
 			&group.Cause, &group.Class, &group.Reason, &group.Count, &group.FirstSeen, &group.LastSeen, &g.Causes, &g.Entries,
@@ -309,6 +326,7 @@ from (
     from sluice.trash
     where tenant_id = $1 and failed_at >= $2 and failed_at < $3 and ($4 = '' or class = $4) and ($5::bigint is null or cause = $5)
     and ($6 = '` + uuid.Nil.String() + `'::uuid or process_id = $6) and ($7::bigint[] is null or edge_id = any($7)) and ($9 = '' or assigned_to = $9)
+    and ($10 = '' or (coalesce(class, '') = 'breakpoint') = ($10 = 'breakpoint')) and ($11::timestamptz is null or due_at < $11)
     group by cause, class
     order by n desc, cause limit $8
 ) g

@@ -155,7 +155,18 @@ func (t *Trash) workOn(ctx context.Context, tx pgx.Tx, r running) (queues []stri
 			left = append(left, id)
 		}
 	}
-	act := Act{By: r.StartedBy, Reason: b.Reason, Detail: map[string]any{"bulk": r.ID}}
+	act := Act{By: r.StartedBy, Reason: b.Reason, Detail: map[string]any{"bulk": r.ID}, Entries: left}
+	denied, err := notAllowed(ctx, tx, r.TenantID, act)
+	if err != nil {
+		return nil, err
+	}
+	left = slices.DeleteFunc(left, func(id process.MessageID) bool {
+		mayAct, is := denied[id]
+		if is {
+			failed[id] = fmt.Sprintf("only %s may act on it", strings.Join(mayAct, ", "))
+		}
+		return is
+	})
 	if queues, err = t.carryOut(ctx, tx, r.TenantID, b, act, left, failed); err != nil {
 		return nil, err
 	}

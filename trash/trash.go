@@ -1,14 +1,15 @@
-// Package trash is the operators' desk for messages that failed.
+// Package trash is the operators' desk for messages that failed, and for those that a breakpoint has parked for a person.
 //
 // The trash is no second store: an entry is the ticket of a message whose node gave up, beside the message's own row,
-// and it stays until someone decides. Approved, the message goes on at the node where it failed; edited and approved,
-// a new message goes on with the edited content, and the failed one is kept as it was; rejected, it counts as settled.
+// and it stays until someone decides. Approved, the message goes on at the node where it failed, or from the breakpoint to
+// what follows that; edited and approved, a new message goes on with the edited content, and the old one is kept as it was; rejected, it counts as settled.
 // Who decided what, when and why is kept.
 //
 // Decisions about several entries are taken for all of them or for none, and one that someone else was faster with is
 // no accident: [GoneError] says which entries have left, [ChangedError] which are not what was seen of them. A bulk is a
 // decision about all that a filter asks for: the entries are chosen once, and [Trash.Run] works them off, each once.
-// The package must not know who may decide: callers say for which tenant they act, and in whose name.
+// The package must not know who may decide: callers say for which tenant they act, and in whose name. Only what a breakpoint
+// says about that it asks of the name.
 //
 // Read list.go for what is found how, decide.go for what people do, bulk.go and run.go for many at once.
 package trash
@@ -38,6 +39,22 @@ var ErrChanged = errors.New("changed since they were looked at")
 
 // ErrTarget is in the error about entries that cannot go on in another version. See [TargetError].
 var ErrTarget = errors.New("no such node to go on at")
+
+// ErrNotAllowed is in the error about entries that only others may decide about. See [NotAllowedError].
+var ErrNotAllowed = errors.New("others may decide about it")
+
+// NotAllowedError names the entries whose breakpoints say that only others may decide.
+type NotAllowedError struct {
+	Messages []process.MessageID
+	MayAct   []string // about the first of them
+}
+
+func (e *NotAllowedError) Error() string {
+	return fmt.Sprintf("only %s may act on %s", strings.Join(e.MayAct, ", "), listed(e.Messages))
+}
+
+// Unwrap makes errors.Is(err, ErrNotAllowed) true.
+func (e *NotAllowedError) Unwrap() error { return ErrNotAllowed }
 
 // GoneError names the entries that are not in the trash.
 type GoneError struct {
@@ -96,13 +113,23 @@ func New(pool *pgxpool.Pool, engine *queue.Engine) *Trash {
 	return &Trash{pool: pool, engine: engine, wake: make(chan struct{}, 1)}
 }
 
-// Entry is a failed message.
+// Type is why a message lies in the trash.
+type Type string
+
+// The types of entries.
+const (
+	Failed Type = "failure"
+	Parked Type = "breakpoint" // it waits for a person, and nothing has failed
+)
+
+// Entry is a message that failed, or was parked.
 type Entry struct {
 	ID       process.MessageID
 	Topology string
 	Version  int
-	Node     string // the node that gave up
-	Reason   string
+	Node     string        // the node that gave up, or the breakpoint
+	Reason   string        // of a parked message: its title
+	DueAt    *time.Time    // of a parked message: until when somebody should have decided
 	Class    process.Class // empty while an entry from before there were classes is not sorted yet
 	Cause    *int64        // what it shares with entries that failed for the same reason: the hash of its cause
 	Attempt  int           // how many attempts were made; an approved message counts on
@@ -111,6 +138,14 @@ type Entry struct {
 	Size     int64  // of the body that failed
 	Revision int64  // another after each change
 	Assigned string // whose it is
+}
+
+// Type is why the message is in the trash.
+func (e Entry) Type() Type {
+	if e.Class == process.ClassBreakpoint {
+		return Parked
+	}
+	return Failed
 }
 
 // Detail is an entry with its content and what happened to it.
@@ -153,10 +188,12 @@ type Filter struct {
 	Node        string
 	Application string // that the node is for
 	Worker      string // that the node calls
+	Type        Type
 	Class       process.Class
 	Cause       *int64
 	Process     uuid.UUID
 	From, Until time.Time // when it failed: from then on, and before then
+	DueBefore   time.Time // only what is due, before then
 	Assigned    string    // to whom
 	Text        string    // in the reason, or in the first searched bytes of the body
 }

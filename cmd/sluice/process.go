@@ -58,7 +58,7 @@ type processListCmd struct {
 	apiFlags
 	Topology string `placeholder:"NAME" help:"Only of this topology."`
 	Version  int    `placeholder:"N" help:"Only of this version of it."`
-	State    string `enum:"running,failed,done,terminated,rejected," default:"" help:"Only in this state: running, failed, done, terminated or rejected."`
+	State    string `enum:"running,failed,parked,done,terminated,rejected," default:"" help:"Only in this state: running, failed, parked (a person is to decide), done, terminated or rejected."`
 	Limit    int    `default:"20" help:"How many to list at most."`
 }
 

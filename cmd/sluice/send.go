@@ -164,6 +164,9 @@ func (c sendCmd) follow(ctx context.Context, p *program, api *client, id string)
 			if err := p.print(of, last.write); err != nil {
 				return err
 			}
+			if last.State == "parked" {
+				p.note("%s for a person to decide: see `sluice trash list --type breakpoint`", count(last.Trashed, "message"))
+			}
 			if last.State == "failed" {
 				return fmt.Errorf("%s in the trash: see `sluice trash list --topology %s`", count(last.Trashed, "message"), last.Topology)
 			}

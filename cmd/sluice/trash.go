@@ -19,10 +19,10 @@ import (
 )
 
 type trashCmd struct {
-	List    trashListCmd    `cmd:"" help:"List messages that failed, the oldest first."`
+	List    trashListCmd    `cmd:"" help:"List messages that failed or wait at a breakpoint, the oldest first."`
 	Groups  trashGroupsCmd  `cmd:"" help:"List the causes of failures, the most frequent first."`
 	Show    trashShowCmd    `cmd:"" help:"Show one of them with its body and what happened to it."`
-	Approve trashApproveCmd `cmd:"" help:"Send messages again, at the node where they failed."`
+	Approve trashApproveCmd `cmd:"" help:"Send messages again, at the node where they failed, or on from the breakpoint where they wait."`
 	Edit    trashEditCmd    `cmd:"" help:"Change what is sent when a message is approved."`
 	Reject  trashRejectCmd  `cmd:"" help:"Settle messages without sending them again."`
 	Assign  trashAssignCmd  `cmd:"" help:"Say whose messages are."`
@@ -31,13 +31,16 @@ type trashCmd struct {
 }
 
 func (trashCmd) Help() string {
-	return examples("A message whose node gave up waits here, for as long as it takes, until someone decides.",
+	return examples("A message whose node gave up waits here, for as long as it takes, until someone decides; so does one that a breakpoint has parked.",
 		"sluice trash list", "sluice trash approve MESSAGE-ID")
 }
 
 // entryView is an entry of the trash as the API tells it.
 type entryView struct {
 	MessageID string     `json:"message_id"`
+	Type      string     `json:"type"`
+	DueAt     *time.Time `json:"due_at"`
+	Size      int64      `json:"size"`
 	Topology  string     `json:"topology"`
 	Version   int        `json:"version"`
 	Node      string     `json:"node"`
@@ -66,6 +69,7 @@ type whereView struct {
 	Worker      string   `json:"worker"`
 	Application string   `json:"application"`
 	Followers   []string `json:"followers"`
+	MayAct      []string `json:"may_act"`
 }
 
 type headersView map[string]string
@@ -119,7 +123,15 @@ func (d decisionView) changed() string {
 func (v entryView) label() string { return fmt.Sprintf("%s v%d", v.Topology, v.Version) }
 
 func (v entryView) row() []string {
-	return []string{v.MessageID, v.label(), v.Node, when(v.FailedAt), yes(v.Edited), v.Assigned, v.Reason}
+	return []string{v.MessageID, v.label(), v.Node, v.Type, when(v.FailedAt), v.due(), yes(v.Edited), v.Assigned, v.Reason}
+}
+
+// due is until when somebody should have decided.
+func (v entryView) due() string {
+	if v.DueAt != nil && v.DueAt.Before(time.Now()) {
+		return when(v.DueAt) + " (overdue)"
+	}
+	return when(v.DueAt)
 }
 
 // trashFilter says which messages of the trash are meant.
@@ -129,6 +141,8 @@ type trashFilter struct {
 	Node          string        `group:"filter" placeholder:"NAME" help:"Only of this node."`
 	Application   string        `group:"filter" placeholder:"NAME" help:"Only of nodes that are for this application."`
 	Worker        string        `group:"filter" placeholder:"NAME" help:"Only of nodes that call this worker."`
+	Type          string        `group:"filter" placeholder:"TYPE" help:"Only what failed (failure), or only what waits at a breakpoint (breakpoint)."`
+	Overdue       bool          `group:"filter" help:"Only what waits at a breakpoint and should have been decided by now."`
 	Class         string        `group:"filter" placeholder:"CLASS" help:"Only this kind of failure: rejected, exhausted, reply, storage, cancelled or deleted."`
 	Cause         string        `group:"filter" placeholder:"CAUSE" help:"Only with this cause, as the command groups shows it."`
 	CorrelationID string        `group:"filter" placeholder:"ID" help:"Only of this process."`
@@ -143,7 +157,11 @@ func (f trashFilter) query() url.Values {
 	if f.Since > 0 {
 		after = time.Now().Add(-f.Since).UTC().Format(time.RFC3339)
 	}
-	return queryOf("topology", f.Topology, "version", number(f.Version), "node", f.Node, "application", f.Application, "worker", f.Worker,
+	due := ""
+	if f.Overdue {
+		due = time.Now().UTC().Format(time.RFC3339)
+	}
+	return queryOf("type", f.Type, "due_before", due, "topology", f.Topology, "version", number(f.Version), "node", f.Node, "application", f.Application, "worker", f.Worker,
 		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "failed_after", after, "failed_before", f.FailedBefore, "assigned_to", f.AssignedTo)
 }
 
@@ -158,6 +176,7 @@ type trashListCmd struct {
 func (trashListCmd) Help() string {
 	return examples("",
 		"sluice trash list",
+		"sluice trash list --type breakpoint --overdue",
 		"sluice trash list --application crm --since 2h --text 'no such customer' --newest",
 		"sluice trash list --topology orders --node store --limit 1000 --output json")
 }
@@ -178,7 +197,7 @@ func (c trashListCmd) Run(ctx context.Context, p *program, api *client) error {
 			fmt.Fprintln(w, emptyTrash(q))
 			return
 		}
-		table(w, "MESSAGE TOPOLOGY NODE FAILED EDITED ASSIGNED REASON", rows(l, entryView.row)...)
+		table(w, "MESSAGE TOPOLOGY NODE TYPE SINCE DUE EDITED ASSIGNED REASON", rows(l, entryView.row)...)
 	})
 }
 
@@ -268,9 +287,15 @@ func (c trashShowCmd) Run(ctx context.Context, p *program, api *client) error {
 }
 
 func (v entryView) write(w io.Writer) {
+	since := "Failed"
+	if v.Type == "breakpoint" {
+		since = "Waits"
+	}
 	facts(w,
 		"Message", v.MessageID,
-		"Failed", when(v.FailedAt)+" at node "+v.Node+" of "+v.label(),
+		since, when(v.FailedAt)+" at node "+v.Node+" of "+v.label(),
+		"Due", v.due(),
+		"May act", strings.Join(v.Where.MayAct, ", "),
 		"Reason", v.Reason,
 		"Class", v.Class,
 		"Cause", v.Cause,
@@ -280,6 +305,7 @@ func (v entryView) write(w io.Writer) {
 		"Application", v.Where.Application,
 		"Process", v.Process.State,
 		"Assigned to", v.Assigned,
+		"Size", count(v.Size, "byte"),
 	)
 	if v.Failures > 1 {
 		fmt.Fprintf(w, "\nIt has failed %d times.\n", v.Failures)

@@ -19,9 +19,11 @@ const (
 	ClassStorage   Class = "storage"   // the database refuses the worker's result
 	ClassCancelled Class = "cancelled" // its job was cancelled through River
 	ClassDeleted   Class = "deleted"   // its topology was deleted
+
+	ClassBreakpoint Class = "breakpoint" // none: it waits for a person at a breakpoint
 )
 
-// Classes are all classes.
+// Classes are those of failures.
 func Classes() []Class {
 	return []Class{ClassRejected, ClassExhausted, ClassReply, ClassStorage, ClassCancelled, ClassDeleted}
 }

@@ -84,7 +84,7 @@ func (s source) after(ctx context.Context, db DB, id uuid.UUID, n int) ([]Proces
 // decided, are rare, and each has left evidence that is found without looking at the others.
 func (f Filter) source(ctx context.Context, db DB, tenant int64) (source, error) {
 	switch {
-	case f.State == StateFailed:
+	case f.State == StateFailed, f.State == StateParked:
 		return source{evidenceSQL("trash"), []any{tenant}}, nil
 	case f.State == StateRejected, f.State == StateTerminated:
 		return source{evidenceSQL("decision"), []any{tenant}}, nil

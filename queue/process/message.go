@@ -18,6 +18,7 @@ const (
 	PlaceRunning    Place = "running"    // a runner calls the worker with it
 	PlaceRetrying   Place = "retrying"   // on its edge, until the time of the next attempt
 	PlaceTrash      Place = "trash"      // failed, until someone decides
+	PlaceParked     Place = "parked"     // at a breakpoint, until someone decides
 	PlaceDone       Place = "done"       // settled: the worker has taken it
 	PlaceFiltered   Place = "filtered"   // settled: the worker let nothing go on
 	PlaceReplaced   Place = "replaced"   // settled: an edited message goes on in its place
@@ -144,6 +145,7 @@ select m.process_id, m.id, m.parent_id, d.replaced_by, t.name as topology, v.num
        case when j.state = 'running' then 'running'
             when j.state in ('retryable', 'scheduled') then 'retrying'
             when j.state is not null or w.place is not null then 'waiting'
+            when r.class = 'breakpoint' then 'parked'
             when r.message_id is not null then 'trash'
             when d.verdict = 'replace' then 'replaced'
             when d.verdict = 'reject' then 'rejected'
@@ -179,7 +181,7 @@ left join lateral (
     select j.state, j.scheduled_at from river.river_job j where j.id = coalesce(w.token, case when w.place is null then m.id end) limit 1
 ) j on true
 left join lateral (
-    select r.message_id from sluice.trash r
+    select r.message_id, r.class from sluice.trash r
     where r.tenant_id = m.tenant_id and r.process_id = m.process_id and r.message_id = m.id
     limit 1
 ) r on true

@@ -19,13 +19,15 @@ type Process struct {
 	// Each message counts in Total and in one of the others.
 	Total      int
 	Open       int // on an edge: waiting, running or retrying
-	Trashed    int // in the trash
+	Trashed    int // in the trash: failed, or parked
 	Done       int // finished, filtered, or replaced by an edited one
 	Rejected   int
 	Terminated int
 
 	StartedAt  time.Time
 	FinishedAt *time.Time // nil while anything is open or in the trash
+
+	Parked bool // all that is in the trash waits at breakpoints
 }
 
 // State is how a process stands. It follows from the counters.
@@ -35,19 +37,22 @@ type State string
 const (
 	StateRunning    State = "running"    // something is on an edge
 	StateFailed     State = "failed"     // nothing moves any more, and something waits in the trash
+	StateParked     State = "parked"     // nothing moves any more, and only at breakpoints messages wait for a person
 	StateTerminated State = "terminated" // finished; someone ended it
 	StateRejected   State = "rejected"   // finished; someone gave up some of it
 	StateDone       State = "done"       // finished
 )
 
 // States are all of them.
-var States = []State{StateRunning, StateFailed, StateTerminated, StateRejected, StateDone}
+var States = []State{StateRunning, StateFailed, StateParked, StateTerminated, StateRejected, StateDone}
 
 // State is how the process stands.
 func (p Process) State() State {
 	switch {
 	case p.Open > 0:
 		return StateRunning
+	case p.Trashed > 0 && p.Parked:
+		return StateParked
 	case p.Trashed > 0:
 		return StateFailed
 	case p.Terminated > 0:
@@ -60,7 +65,11 @@ func (p Process) State() State {
 
 const processColumns = `
     p.id, t.name as topology, v.number as version, p.node, p.total, p.open, p.trashed, p.done, p.rejected, p.terminated,
-    p.started_at, p.finished_at`
+    p.started_at, p.finished_at,
+    -- One that failed is found at once; nearly no process has anything in the trash.
+    p.trashed > 0 and not exists (
+        select from sluice.trash r
+        where r.tenant_id = p.tenant_id and r.process_id = p.id and r.class is distinct from 'breakpoint') as parked`
 
 const processNames = `
 join sluice.topology_version v on v.tenant_id = p.tenant_id and v.id = p.version_id

@@ -63,6 +63,9 @@ func settings(n Node) []setting {
 		{"action", n.Action, true, n.Action == n.Name || n.Action == ""},
 		{"application", n.Application, true, n.Application == ""},
 	}
+	if n.Kind == Breakpoint {
+		return append(list, parkingSettings(n)...)
+	}
 	if !n.Kind.CallsWorker() {
 		return list
 	}
@@ -83,6 +86,26 @@ func settings(n Node) []setting {
 		setting{"retry.retry_after", string(r.RetryAfter), false, r.RetryAfter == d.RetryAfter},
 		setting{"retry.outage", string(r.Outage), false, r.Outage == d.Outage},
 	)
+}
+
+// parkingSettings are what sets a breakpoint apart.
+func parkingSettings(n Node) []setting {
+	due, mayAct := "", ""
+	if n.Due != 0 {
+		due = n.Due.String()
+	}
+	if n.MayAct != nil {
+		names := make([]string, len(n.MayAct))
+		for i, name := range n.MayAct {
+			names[i] = scalar(name)
+		}
+		mayAct = "[" + strings.Join(names, ", ") + "]"
+	}
+	return []setting{
+		{"title", n.Title.String(), true, n.Title.IsZero()},
+		{"due", due, false, due == ""},
+		{"may_act", mayAct, false, mayAct == ""},
+	}
 }
 
 func decimals(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }

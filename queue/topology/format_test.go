@@ -109,6 +109,8 @@ var graphs = rapid.Custom(func(t *rapid.T) topology.Graph {
 		start := i == 0 || i < last && rapid.IntRange(0, 5).Draw(t, "start") == 0
 		if start {
 			g.Nodes = append(g.Nodes, topology.Node{Name: label, Kind: topology.Start})
+		} else if rapid.IntRange(0, 5).Draw(t, "breakpoint") == 0 {
+			g.Nodes = append(g.Nodes, breakpoint(t, label))
 		} else {
 			g.Nodes = append(g.Nodes, callingNode(t, label))
 		}
@@ -130,6 +132,19 @@ var graphs = rapid.Custom(func(t *rapid.T) topology.Graph {
 	g.Nodes = rapid.Permutation(g.Nodes).Draw(t, "order")
 	return g
 })
+
+func breakpoint(t *rapid.T, label string) topology.Node {
+	n := topology.Node{Name: label, Kind: topology.Breakpoint}
+	text := rapid.OneOf(rapid.SampledFrom([]string{"", "null", "7", "{a}", "a: {$.b['#']} # {{c}}", "- \"x'"}), rapid.StringMatching(`[a-zé:#"'-]{1,10} ?\{[a-z]{1,5}\}`)).Draw(t, "title")
+	if err := n.Title.UnmarshalText([]byte(text)); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	if rapid.Bool().Draw(t, "is due") {
+		n.Due = topology.Duration(rapid.Int64Range(int64(time.Second), int64(1000*time.Hour)).Draw(t, "due"))
+	}
+	n.MayAct = rapid.SampledFrom([][]string{nil, {"ann"}, {"ann", "no", "7", "a, b] #"}}).Draw(t, "may act")
+	return n
+}
 
 func callingNode(t *rapid.T, label string) topology.Node {
 	n := topology.Node{

@@ -32,7 +32,8 @@ type Bounds struct {
 }
 
 // Node is one step of a graph. A start node has a name and followers, nothing
-// else; in all others each setting that the file left out holds its default.
+// else, and a breakpoint what it parks messages with; in all others each setting
+// that the file left out holds its default.
 type Node struct {
 	Name        string   `json:"name"`
 	Kind        Kind     `json:"kind"`
@@ -43,6 +44,9 @@ type Node struct {
 	Concurrency int      `json:"concurrency,omitempty"` // calls at once, in the whole cluster; 0 leaves it to the engine
 	OrderBy     OrderBy  `json:"order_by,omitzero"`     // what keeps messages in order here
 	Retry       Retry    `json:"retry,omitzero"`
+	Title       Title    `json:"title,omitzero"`    // of a parked message, for people
+	Due         Duration `json:"due,omitzero"`      // until when somebody should have decided, from when it was parked
+	MayAct      []string `json:"may_act,omitempty"` // who may decide; nobody named: everybody
 	Followers   []string `json:"followers,omitempty"`
 }
 
@@ -103,14 +107,15 @@ func (g Graph) Node(name string) (Node, bool) {
 // Kind says what happens at a node.
 type Kind string
 
-// The kinds of node. A start node takes events in; the others call a worker:
-// custom runs the user's code, connector talks to a third party, and batch is
-// called again and again, page after page.
+// The kinds of node. A start node takes events in, and at a breakpoint a person
+// decides; the others call a worker: custom runs the user's code, connector talks
+// to a third party, and batch is called again and again, page after page.
 const (
-	Start     Kind = "start"
-	Custom    Kind = "custom"
-	Connector Kind = "connector"
-	Batch     Kind = "batch"
+	Start      Kind = "start"
+	Custom     Kind = "custom"
+	Connector  Kind = "connector"
+	Batch      Kind = "batch"
+	Breakpoint Kind = "breakpoint"
 )
 
 // traits are what sets a kind apart.
@@ -128,6 +133,7 @@ var kinds = []traits{
 	{Custom, true, false, "runs your code"},
 	{Connector, true, true, "talks to a third party"},
 	{Batch, true, true, "is called page after page, until the worker says that it was the last"},
+	{Breakpoint, false, false, "parks messages until a person approves or rejects them"},
 }
 
 // CallsWorker tells whether a node of this kind hands its messages to a worker.

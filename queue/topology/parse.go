@@ -43,7 +43,7 @@ func parse(file string, data []byte) (Graph, *report) {
 var (
 	topologyFields = []string{"$schema", "topology", "description", "bounds", "nodes"}
 	boundsFields   = []string{"messages", "bytes"}
-	nodeFields     = []string{"kind", "worker", "action", "application", "timeout", "concurrency", "order_by", "retry", "followers"}
+	nodeFields     = []string{"kind", "worker", "action", "application", "timeout", "concurrency", "order_by", "retry", "title", "due", "may_act", "followers"}
 	retryFields    = []string{"attempts", "initial", "factor", "max", "jitter", "retry_after", "outage"}
 )
 
@@ -137,10 +137,19 @@ func (r *reader) node(at place, body ast.Node, node *Node) {
 	if n, ok := fields["followers"]; ok {
 		node.Followers = r.followers(in("followers"), n)
 	}
-	if node.Kind == Start {
-		for _, field := range []string{"worker", "action", "timeout", "concurrency", "order_by", "retry"} {
+	if node.Kind == Breakpoint {
+		r.breakpoint(at, fields, node)
+	} else {
+		for _, field := range parkingFields {
 			if _, given := fields[field]; given {
-				refuseOnStart(in(field), r.report)
+				refuseUnlessBreakpoint(in(field), r.report)
+			}
+		}
+	}
+	if node.Kind == Start || node.Kind == Breakpoint {
+		for _, field := range callingFields {
+			if _, given := fields[field]; given {
+				refuseWithoutCall(in(field), node.Kind, r.report)
 			}
 		}
 		return
@@ -167,6 +176,41 @@ func (r *reader) node(at place, body ast.Node, node *Node) {
 	if n, ok := fields["retry"]; ok {
 		r.retry(in("retry"), n, &node.Retry)
 	}
+}
+
+// breakpoint reads what sets a breakpoint apart.
+func (r *reader) breakpoint(at place, fields map[string]ast.Node, node *Node) {
+	in := func(field string) place { return place{node: at.node, field: field} }
+	if n, ok := fields["title"]; ok {
+		r.title(in("title"), n, &node.Title)
+	}
+	if n, ok := fields["due"]; ok {
+		r.duration(in("due"), n, &node.Due)
+		if node.Due == 0 && !r.broken[in("due")] {
+			r.addBroken(in("due"), "due 0s is out of range", fmt.Sprintf("use %s, or remove the line", dueBounds))
+		}
+	}
+	if n, ok := fields["may_act"]; ok {
+		node.MayAct = r.list(in("may_act"), n, "write a list of the names of API keys, such as `may_act: [ann, bob]`")
+		if node.MayAct == nil && !r.broken[in("may_act")] {
+			r.addBroken(in("may_act"), "may_act names nobody", "name somebody, or remove the line: then everybody may act")
+		}
+	}
+}
+
+func (r *reader) title(at place, n ast.Node, into *Title) {
+	const mend = "write text with values of the message in braces, such as \"Order {$.order.id} of {customer-id}\""
+	text, ok := textOf(n)
+	if !ok {
+		r.addBroken(at, at.field+" is "+typeOf(n)+", not text", mend)
+		return
+	}
+	t, err := ParseTitle(text)
+	if err != nil {
+		r.addBroken(at, fmt.Sprintf("%s %s cannot be a title: %s", at.field, quoted(text), err), mend)
+		return
+	}
+	*into = t
 }
 
 func (r *reader) retry(at place, body ast.Node, retry *Retry) {
@@ -201,13 +245,18 @@ func (r *reader) retry(at place, body ast.Node, retry *Retry) {
 }
 
 func (r *reader) followers(at place, n ast.Node) []string {
+	mend := "write a list, such as `followers: [store, audit]`"
+	if text, isText := textOf(n); isText && isName(text) {
+		mend = fmt.Sprintf("write `followers: [%s]`", text)
+	}
+	return r.list(at, n, mend)
+}
+
+// list reads names.
+func (r *reader) list(at place, n ast.Node, mend string) []string {
 	list, ok := n.(*ast.SequenceNode)
 	if !ok {
-		mend := "write a list, such as `followers: [store, audit]`"
-		if text, isText := textOf(n); isText && isName(text) {
-			mend = fmt.Sprintf("write `followers: [%s]`", text)
-		}
-		r.addBroken(at, "followers is "+typeOf(n)+", not a list", mend)
+		r.addBroken(at, at.field+" is "+typeOf(n)+", not a list", mend)
 		return nil
 	}
 	if len(list.Values) == 0 {

@@ -173,7 +173,7 @@ func TestParseProblems(t *testing.T) {
 			[]string{
 				`f.yaml:2: unknown field "worker": it belongs to a node`,
 				`f.yaml:5: node "a": unknown field "attempts": it belongs below ` + "`retry:`",
-				`f.yaml:5: node "a": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, followers`,
+				`f.yaml:5: node "a": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers`,
 				`f.yaml:6: unknown field "version": the fields here are topology, description, bounds, nodes`,
 			},
 		},
@@ -187,11 +187,11 @@ func TestParseProblems(t *testing.T) {
 		},
 		"unlike any kind": {
 			in + "  a: {kind: cron}\n",
-			[]string{`f.yaml:4: node "a": unknown kind "cron": kinds are start, custom, connector, batch`},
+			[]string{`f.yaml:4: node "a": unknown kind "cron": kinds are start, custom, connector, batch, breakpoint`},
 		},
 		"no kind": {
 			in + "  a: {worker: w}\n",
-			[]string{`f.yaml:4: node "a": the node has no kind: add ` + "`kind:` with one of start, custom, connector, batch"},
+			[]string{`f.yaml:4: node "a": the node has no kind: add ` + "`kind:` with one of start, custom, connector, batch, breakpoint"},
 		},
 		"unknown follower, and the right node is not called unreachable": {
 			"topology: t\nnodes:\n  in:\n    kind: start\n    followers:\n      - chekc\n      - nowhere\n  check: {kind: custom, worker: w}\n",
@@ -393,7 +393,7 @@ func TestParseProblems(t *testing.T) {
 		"several documents":  {"topology: t\n---\ntopology: u\n", []string{"f.yaml:2: the file holds several documents: keep each topology in a file of its own"}},
 		"more after the end": {"topology: t\n...\ntopology: u\n", []string{"f.yaml:3: the file holds several documents: keep each topology in a file of its own"}},
 		"alias":              {"topology: t\nnodes:\n  a: &a {kind: custom}\n  b: *a\n", []string{"f.yaml:3: anchors (&) and aliases (*) are not read: write the value out, or put it in quotes if it is text"}},
-		"merge key":          {"topology: t\nnodes:\n  a:\n    <<: {kind: custom}\n", []string{"f.yaml:3: node \"a\": the node has no kind: add `kind:` with one of start, custom, connector, batch", "f.yaml:4: node \"a\": unknown field \"<<\": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, followers"}},
+		"merge key":          {"topology: t\nnodes:\n  a:\n    <<: {kind: custom}\n", []string{"f.yaml:3: node \"a\": the node has no kind: add `kind:` with one of start, custom, connector, batch, breakpoint", "f.yaml:4: node \"a\": unknown field \"<<\": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers"}},
 		"tag":                {"topology: !!str t\n", []string{"f.yaml:1: tags (!) are not read: remove it, or put the value in quotes if it is text"}},
 		"directive":          {"%YAML 1.2\n---\ntopology: t\n", []string{"f.yaml:1: directives (%) are not read: remove the line"}},
 		"explicit key":       {"? topology\n: t\n", []string{"f.yaml:1: explicit keys (?) are not read: write `key: value`"}},
@@ -430,8 +430,8 @@ func TestProblemsStayShort(t *testing.T) {
 		`line 34: node "r29": cycle r0 -> r1 -> r2 -> r3 -> r4 -> r5 -> r6 -> r7 -> r8 -> r9 -> r10 -> r11 -> r12 -> r13 -> r14 -> r15 -> r16 -> r17 -> r18 -> r19 -> r20 -> ... -> r0: remove one of these followers, else messages would go round for ever`,
 		`line 35: node "a": no start node leads to it: name it among the followers of a node that is reached, or remove it`,
 		`line 35: node "a": timeout 2562047h47m16.854775807s is out of range: use 1ms to 1h`,
-		`line 35: node "a": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, followers`,
-		`line 35: node "a": unknown field "` + long[:80] + `...": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, followers`,
+		`line 35: node "a": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers`,
+		`line 35: node "a": unknown field "` + long[:80] + `...": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers`,
 	}
 	if got := problems(t, err); !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))

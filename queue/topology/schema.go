@@ -39,6 +39,7 @@ type schema struct {
 	MaxProperties        int        `json:"maxProperties,omitempty"`
 	Items                *schema    `json:"items,omitempty"`
 	MinItems             int        `json:"minItems,omitempty"`
+	MaxItems             int        `json:"maxItems,omitempty"`
 	UniqueItems          bool       `json:"uniqueItems,omitempty"`
 	AllOf                []schema   `json:"allOf,omitempty"`
 	If                   *schema    `json:"if,omitempty"`
@@ -169,6 +170,21 @@ func nodeSchema() schema {
 				Examples:    []any{"customer-id", "$.order.customer.id", "$.lines[0].sku", "$['odd name']"},
 			}},
 			{"retry", retrySchema()},
+			{"title", schema{
+				Type: "string", MaxLength: maxTitle, Pattern: `^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$`,
+				Description: "What a message that a breakpoint parks is called, for people: text with headers and values of a JSON body in braces; {{ and }} are braces.",
+				Examples:    []any{"Order {$.order.id} of {customer-id}"},
+			}},
+			{"due", schema{
+				Type: "string", Pattern: durationSyntax,
+				Description: fmt.Sprintf("Within which time somebody should decide about a message that a breakpoint parks: a number with its unit, %s. When it is over, the message is shown as overdue; nothing else happens.", dueBounds),
+				Examples:    []any{"8h", "72h"},
+			}},
+			{"may_act", schema{
+				Type: "array", MinItems: 1, MaxItems: maxActors, UniqueItems: true, Items: &schema{Type: "string", MaxLength: maxActor},
+				Description: "The names of the API keys that may approve, edit or reject what the breakpoint parks. Without it all may that may decide about the trash.",
+				Examples:    []any{[]string{"ann", "bob"}},
+			}},
 			{"followers", schema{
 				Type: "array", UniqueItems: true, Items: &schema{Type: "string", Pattern: nameSyntax, MaxLength: maxName},
 				Description: "The nodes that get what comes out of this one. Without any, messages are done here.",
@@ -184,20 +200,28 @@ func nodeSchema() schema {
 func kindRules() []schema {
 	var rules []schema
 	for _, k := range kinds {
-		then := schema{}
+		then, none := schema{}, schema{}
+		refuse := func(fields ...string) {
+			for _, field := range fields {
+				none.AnyOf = append(none.AnyOf, schema{Required: []string{field}})
+			}
+		}
 		if k.callsWorker {
 			then.Required = []string{"worker"}
 		} else {
+			refuse(callingFields...)
+		}
+		if k.kind == Start {
 			then.Required = []string{"followers"}
 			then.Properties = properties{{"followers", schema{MinItems: 1}}}
-			then.Not = &schema{AnyOf: []schema{
-				{Required: []string{"worker"}}, {Required: []string{"action"}}, {Required: []string{"timeout"}},
-				{Required: []string{"concurrency"}}, {Required: []string{"order_by"}}, {Required: []string{"retry"}}, {Required: []string{"application"}},
-			}}
 		}
-		if k.callsWorker && !k.application {
-			then.Not = &schema{Required: []string{"application"}}
+		if k.kind != Breakpoint {
+			refuse(parkingFields...)
 		}
+		if !k.application {
+			refuse("application")
+		}
+		then.Not = &none
 		rules = append(rules, schema{
 			If:   &schema{Required: []string{"kind"}, Properties: properties{{"kind", schema{Const: string(k.kind)}}}},
 			Then: &then,

@@ -80,6 +80,7 @@ func TestSchemaAgrees(t *testing.T) {
 		file("  a: {kind: connector, worker: w, application: x-1}\n"), file("  a: {kind: batch, worker: w}\n"),
 		custom("order_by: customer-id"), custom("order_by: X_1"), custom("order_by: '$'"), custom(`order_by: "$.a.b_1['c d'][\"e\"][0][-12]"`), custom("order_by: '$ [ 0 ] .é'"), custom("order_by: '$[\"\\u00e9\\\"\"]'"),
 		"bounds: {}\n" + custom(""), "bounds: {messages: 0, bytes: 0}\n" + custom(""), "bounds: {messages: 1000000000, bytes: 1GiB}\n" + custom(""), "bounds: {bytes: 0KiB}\n" + custom(""), "bounds: {bytes: 7}\n" + custom(""),
+		file("  a: {kind: breakpoint}\n"), file("  a: {kind: breakpoint, title: 'Order {$.id}', due: 48h, may_act: [ann]}\n"),
 		"$schema: x\ndescription: \"a\\nb\\tc\"\n" + custom(""),
 	} {
 		if _, err := topology.Parse("f", []byte(good)); err != nil {
@@ -104,7 +105,9 @@ func TestSchemaAgrees(t *testing.T) {
 		retry("retry_after: maybe"), retry("outage: maybe"), retry("attempt: 3"), retry("initial: 1"),
 		file("  a: {worker: w}\n"), file("  a: {kind: custom}\n"), file("  a: {kind: cron, worker: w}\n"), file("  a: {kind: batch, worker: W}\n"), file("  a:\n"), file("  a_b: {kind: custom, worker: w}\n"),
 		file("  a: {kind: start}\n"), file("  a: {kind: start, followers: []}\n"), file("  a: {kind: start, worker: w, followers: [b]}\n"), file("  a: {kind: start, application: w, followers: [b]}\n"),
-		file("  a: {kind: start, retry: {}, followers: [b]}\n"),
+		file("  a: {kind: start, retry: {}, followers: [b]}\n"), file("  a: {kind: breakpoint, worker: w}\n"), file("  a: {kind: breakpoint, application: w}\n"),
+		file("  a: {kind: breakpoint, title: ' '}\n"), file("  a: {kind: breakpoint, due: 3}\n"), file("  a: {kind: breakpoint, may_act: []}\n"), file("  a: {kind: breakpoint, may_act: [a, a]}\n"),
+		custom("title: x"), custom("due: 1h"), custom("may_act: [a]"), file("  a: {kind: start, title: x, followers: [b]}\n"),
 	} {
 		if _, err := topology.Parse("f", []byte(bad)); err == nil {
 			t.Errorf("the parser takes %s", bad)
@@ -190,6 +193,9 @@ func TestSchemaOffersWhatIsTaken(t *testing.T) {
 					retry := map[string]any{"initial": "1ms", "max": "24h"}
 					retry[field] = value
 					a[fields.in] = retry
+				case value == "breakpoint" || field == "title" || field == "due" || field == "may_act":
+					a = map[string]any{"kind": "breakpoint", "followers": []any{"b"}}
+					a[field] = value
 				case value == "start":
 					a = map[string]any{"kind": "start", "followers": []any{"b"}}
 				case field != "followers":

@@ -40,6 +40,8 @@ const (
 	maxName        = 63
 	maxDescription = 2000
 	maxAction      = 200
+	maxActors      = 100 // who may act at a breakpoint
+	maxActor       = 200
 )
 
 var (
@@ -48,6 +50,7 @@ var (
 	attemptsBounds    = extent[int]{1, 1000}
 	initialBounds     = extent[Duration]{Duration(time.Millisecond), Duration(time.Hour)}
 	factorBounds      = extent[float64]{1, 10}
+	dueBounds         = extent[Duration]{Duration(time.Second), Duration(10000 * time.Hour)}
 	maxBounds         = extent[Duration]{Duration(time.Millisecond), Duration(24 * time.Hour)}
 	jitterBounds      = extent[float64]{0, 1}
 	messagesBounds    = extent[int64]{0, 1e9}
@@ -185,13 +188,23 @@ func checkNode(i int, n Node, r *report) {
 	case n.Kind.CallsWorker():
 		checkCalls(n, at, r)
 	default:
-		checkStart(n, at, r)
+		checkNoCall(n, at, r)
 	}
+	if n.Kind == Start && len(n.Followers) == 0 && !r.broken[at("followers")] {
+		r.add(at("followers"), "the start node has no followers", "add `followers:` with the nodes that its events go to")
+	}
+	checkParking(n, at, r)
 	checkApplication(n, at, r)
 }
 
-// checkStart: a start node only hands on what comes in.
-func checkStart(n Node, at func(string) place, r *report) {
+// Settings that only nodes which call a worker have, and those that only breakpoints have.
+var (
+	callingFields = []string{"worker", "action", "timeout", "concurrency", "order_by", "retry"}
+	parkingFields = []string{"title", "due", "may_act"}
+)
+
+// checkNoCall: a start node hands on what comes in, and a breakpoint what is approved.
+func checkNoCall(n Node, at func(string) place, r *report) {
 	for _, setting := range []struct {
 		field string
 		given bool
@@ -204,16 +217,50 @@ func checkStart(n Node, at func(string) place, r *report) {
 		{"retry", n.Retry != Retry{}},
 	} {
 		if setting.given {
-			refuseOnStart(at(setting.field), r)
+			refuseWithoutCall(at(setting.field), n.Kind, r)
 		}
-	}
-	if len(n.Followers) == 0 && !r.broken[at("followers")] {
-		r.add(at("followers"), "the start node has no followers", "add `followers:` with the nodes that its events go to")
 	}
 }
 
-func refuseOnStart(at place, r *report) {
-	r.add(at, fmt.Sprintf("a start node calls no worker, so it has no %s", at.field), "remove the line, or move it to a follower")
+func refuseWithoutCall(at place, kind Kind, r *report) {
+	r.add(at, fmt.Sprintf("a %s node calls no worker, so it has no %s", kind, at.field), "remove the line, or move it to a follower")
+}
+
+func refuseUnlessBreakpoint(at place, r *report) {
+	r.add(at, fmt.Sprintf("only a breakpoint has %s", at.field), "remove the line, or make it `kind: breakpoint`")
+}
+
+// checkParking looks at what sets a breakpoint apart.
+func checkParking(n Node, at func(string) place, r *report) {
+	if n.Kind != Breakpoint {
+		for _, setting := range []struct {
+			field string
+			given bool
+		}{{"title", !n.Title.IsZero()}, {"due", n.Due != 0}, {"may_act", n.MayAct != nil}} {
+			if setting.given {
+				refuseUnlessBreakpoint(at(setting.field), r)
+			}
+		}
+		return
+	}
+	if n.Due != 0 {
+		within(at("due"), n.Due, dueBounds, r)
+	}
+	if len(n.MayAct) > maxActors {
+		r.add(at("may_act"), fmt.Sprintf("may_act names more than %d", maxActors), "leave it out: then everybody may act")
+		return
+	}
+	for i, name := range n.MayAct {
+		item := at("may_act")
+		item.item = i + 1
+		switch {
+		case r.broken[item]:
+		case slices.Contains(n.MayAct[:i], name):
+			r.add(item, fmt.Sprintf("%s is named twice", quoted(name)), "remove one of them")
+		case name == "" || len(name) > maxActor || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+			r.add(item, quoted(name)+" is no name of an API key", fmt.Sprintf("use the name of one, at most %d bytes", maxActor))
+		}
+	}
 }
 
 func checkApplication(n Node, at func(string) place, r *report) {

@@ -17,7 +17,7 @@ func TestCheckWorkers(t *testing.T) {
 	want := []string{
 		`f.yaml:6: node "a": no worker named "shpo": did you mean "shop"? Or register it with ` + "`sluice worker add shpo URL`",
 		`f.yaml:7: node "b": no worker named "billing": register it with ` + "`sluice worker add billing URL`",
-		`f.yaml:8: node "c": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, followers`,
+		`f.yaml:8: node "c": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers`,
 	}
 	if got := problems(t, topology.CheckWorkers("f.yaml", []byte(file), known)); !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
