@@ -129,11 +129,9 @@ type Engine struct {
 	poking   bool                           // the fetcher will be poked in a moment
 	current  *life                          // nil before Start
 
-	ready     chan *delivery // claimed, for goroutines that rest after a call
-	resting   atomic.Int32   // of those
-	callsOver chan struct{}  // closed when all calls have been made
-	help      chan struct{}  // asks the committer that helps to take what has gathered
-	late      atomic.Bool    // the other one is held up
+	callsOver chan struct{} // closed when all calls have been made
+	help      chan struct{} // asks the committer that helps to take what has gathered
+	late      atomic.Bool   // the other one is held up
 
 	wakeFetch chan struct{}
 	wakeAlarm chan time.Duration
@@ -196,7 +194,6 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		settled:      make(chan *settlement, flushItems),
 		largeEvents:  make(chan *pendingEvent, 2*flushItems),
 		largeSettled: make(chan *settlement, flushItems),
-		ready:        make(chan *delivery),
 		callsOver:    make(chan struct{}),
 		help:         make(chan struct{}, 1),
 		reads:        make(chan *laneRead, lanesAtOnce),

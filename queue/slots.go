@@ -138,36 +138,7 @@ func (e *Engine) launch(d *delivery) {
 		go e.workLane(d.run)
 		return
 	}
-	select {
-	case e.ready <- d:
-	default:
-		go e.makeCalls(d)
-	}
-}
-
-// mostResting is how many goroutines wait for the next call after theirs. The stack of one that has made a call is large
-// enough for another: growing it costs more than the rest of a start.
-const mostResting = 256
-
-// makeCalls makes a call, and then others.
-func (e *Engine) makeCalls(d *delivery) {
-	for d != nil {
-		e.deliver(d)
-		d = e.nextCall()
-	}
-}
-
-func (e *Engine) nextCall() *delivery {
-	defer e.resting.Add(-1)
-	if e.resting.Add(1) > mostResting {
-		return nil
-	}
-	select {
-	case d := <-e.ready:
-		return d
-	case <-e.callCtx.Done():
-		return nil
-	}
+	go e.deliver(d)
 }
 
 // abandon gives up a claim that did not come to be, or whose fate is unknown.
