@@ -175,7 +175,7 @@ func (d *door) raw(request string) (int, string) {
 // What is framed badly, comes too slowly or never, is refused, and nothing of it is kept.
 func TestBadFraming(t *testing.T) {
 	t.Parallel()
-	d := open(t, func(c *gateway.Config) { c.BodyTime = 300 * time.Millisecond })
+	d := open(t, func(c *gateway.Config) { c.BodyTime = 2 * time.Second })
 	d.serve(pass)
 	d.enable("flow", flow)
 	head := "POST " + inbox + " HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + d.ingest + "\r\n"
