@@ -457,7 +457,7 @@ func (e *Engine) finish(f *flush, done []bool, news laneNews) {
 	lost := 0
 	for i, s := range f.batch {
 		r := s.d.run
-		held := r != nil && (done[i] || news.held[r.token.id])
+		held := r != nil && (done[i] || news.held[int64(i+1)])
 		if !done[i] && !held && s.outcome != outcomeYield {
 			lost++
 		}

@@ -457,8 +457,9 @@ func queueLanes(b *pgx.Batch, come, worked []laneName) {
 
 // laneNews is what a statement with laneMoves told.
 type laneNews struct {
-	held, idle map[int64]bool // tokens
-	woke       []int64        // edges
+	held map[int64]bool // results, by place in the batch, counted from 1
+	idle map[int64]bool // tokens
+	woke []int64        // edges
 }
 
 // read reads the rows of such a statement. done is called with what is done.

@@ -105,21 +105,24 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // handOffLanesSQL is handOffSQL for results of which some were made under the claim of a token, or put messages on lanes.
 //
 // A message of a lane leaves it, or stays at its head, if the claim of the token holds and nobody else has taken it out
-// meanwhile. Without a message, outcome yield gives a token back. It tells which results are done, which claims of
-// tokens held, which lanes fell idle, and on which edges tokens wait now.
+// meanwhile. Without a message, outcome yield gives a token back. It tells which results are done, for which the claim of
+// the token held, which lanes fell idle, and on which edges tokens wait now.
+//
+// One batch may have results made under two claims of the same token: of a runner whose lease ran out, and of its next
+// life. Only those made under the claim that holds now count, so each is asked by its claim, not by its token alone.
 //
 // That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
 const handOffLanesSQL = itemArraysSQL + itemMoreSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
 	itemNamesSQL + itemMoreNamesSQL + `, lane, key, place, token, claim, n)` + handOffGone + handOffKept + `
 ), token as materialized (
-    select j.id
+    select j.id, t.claim, t.runner
     from river.river_job j
     join (select distinct token, claim, runner from item where token <> 0) t on t.token = j.id
     where (j.state = 'running') is true and j.attempt = t.claim and j.attempted_by[array_upper(j.attempted_by, 1)] = t.runner
     order by j.id
     for update of j
 ), held as materialized (
-    select * from item where (token in (select id from token)) is true
+    select * from item where ((token, claim, runner) in (select id, claim, runner from token)) is true
 ), worked as (
     delete from sluice.lane_message w using held h
     where h.outcome in ('done', 'filtered', 'failed')
@@ -158,7 +161,7 @@ select 'done', n from done
 union all
 select 'done', n from yielded
 union all
-select 'held', id from token
+select 'held', n from held
 union all
 select 'idle', id from dropped
 union all
