@@ -110,6 +110,110 @@ func TestBreakerProperties(t *testing.T) {
 	})
 }
 
+// breakerModel says what a breaker is for: it remembers calls, and what follows from them.
+type breakerModel struct {
+	threshold         int
+	row               int // calls in a row that did not get through
+	pauses            int // since it opened
+	probing           bool
+	until             time.Time
+	firstPause, limit time.Duration
+}
+
+func (m *breakerModel) room(now time.Time, want int) int {
+	switch {
+	case m.pauses == 0:
+		return want
+	case m.probing, now.Before(m.until):
+		return 0
+	}
+	return 1
+}
+
+func (m *breakerModel) unreached(now time.Time, asked time.Duration) {
+	m.row++
+	if m.pauses == 0 && m.row < m.threshold || m.pauses > 0 && !m.probing {
+		return // not yet; or a call that began before it opened
+	}
+	m.pauses++
+	m.probing = false
+	pause := m.firstPause
+	for range m.pauses - 1 {
+		pause = min(2*pause, m.limit)
+	}
+	m.until = now.Add(max(pause, min(asked, m.limit)))
+}
+
+// A breaker does what its model does, in any sequence of calls, early and late, probes that are forgotten, and words of
+// the worker.
+func TestBreakerModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		b := Breaker{
+			Threshold: rapid.IntRange(1, 6).Draw(t, "threshold"),
+			Pause:     time.Duration(rapid.IntRange(1, 5000).Draw(t, "pause")) * time.Millisecond,
+		}
+		b.MaxPause = b.Pause * time.Duration(rapid.IntRange(1, 20).Draw(t, "most"))
+		m := breakerModel{threshold: b.Threshold, firstPause: b.Pause, limit: b.MaxPause}
+		now := noon
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.SampledFrom([]string{"time", "start", "unreached", "unreached", "reached", "forget"}).Draw(t, "step") {
+			case "time":
+				now = now.Add(time.Duration(rapid.Int64Range(0, int64(3*b.MaxPause)).Draw(t, "passed")))
+			case "start":
+				if b.Room(now, 1) > 0 {
+					b.Start()
+					m.probing = m.pauses > 0
+				}
+			case "unreached":
+				asked := time.Duration(rapid.SampledFrom([]int64{0, int64(b.Pause), int64(100 * b.MaxPause)}).Draw(t, "asked"))
+				was := m.pauses
+				opened := b.Unreached(now, asked)
+				if m.unreached(now, asked); opened != (was == 0 && m.pauses == 1) {
+					t.Fatalf("opened = %v after %d in a row", opened, m.row)
+				}
+			case "reached":
+				if closed := b.Reached(); closed != (m.pauses > 0) {
+					t.Fatalf("closed = %v after %d pauses", closed, m.pauses)
+				}
+				m = breakerModel{threshold: m.threshold, firstPause: m.firstPause, limit: m.limit}
+			case "forget":
+				b.Forget()
+				m.probing = false
+			}
+			if got, want := b.Room(now, 7), m.room(now, 7); got != want {
+				t.Fatalf("room for %d, want %d", got, want)
+			}
+			if got := b.OpenUntil(); !got.Equal(m.until) {
+				t.Fatalf("open until %v, want %v", got, m.until)
+			}
+		}
+	})
+}
+
+// Pauses never become shorter with more failures, and stay within the cap and the jitter, whatever the numbers.
+func TestBackoffProperties(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		b := Backoff{
+			Initial: time.Duration(rapid.Int64Range(1, int64(24*time.Hour)).Draw(t, "initial")),
+			Factor:  rapid.Float64Range(0, 1e9).Draw(t, "factor"),
+			Max:     time.Duration(rapid.Int64Range(1, int64(24*time.Hour)).Draw(t, "max")),
+			Jitter:  rapid.Float64Range(0, 1).Draw(t, "jitter"),
+		}
+		r := rapid.Float64Range(-1, 1).Draw(t, "random")
+		failures := rapid.IntRange(-1, 1_000_000).Draw(t, "failures")
+		least, most := float64(min(b.Initial, b.Max))*(1-b.Jitter)-1, float64(b.Max)*(1+b.Jitter)+1
+		pause := b.After(failures, r)
+		if p := float64(pause); p < least || p > most {
+			t.Fatalf("after %d failures: %v, want %v to %v", failures, pause, time.Duration(least), time.Duration(most))
+		}
+		if next := b.After(failures+1, r); next < pause {
+			t.Fatalf("%v after %d failures, %v after one more", pause, failures, next)
+		}
+	})
+}
+
 func TestBackoff(t *testing.T) {
 	t.Parallel()
 	b := Backoff{Initial: time.Second, Factor: 2, Max: 10 * time.Second, Jitter: 0.2}
