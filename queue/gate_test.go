@@ -51,6 +51,12 @@ var gated = []struct{ name, text string }{
 	{"give back", "mine as ("},
 	{"alarm", "rung as ("},
 	{"beat", "set lease_until"},
+	{"end life", "delete from sluice.runner where id"},
+	{"ensure lanes", "insert into sluice.lane ("},
+	{"lock lanes", "a lane was forgotten as a message came to it"},
+	{"read lanes", "sum(octet_length(s.body))"},
+	{"forget lanes", "delete from sluice.lane where"},
+	{"lock nodes", "for no key update"},
 }
 
 func gatedName(sql string) string {

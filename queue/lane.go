@@ -66,6 +66,7 @@ type run struct {
 	taken     bool          // a committer is at it, or has been told
 	lost      bool          // the token is someone else's, or nobody knows
 	idle      bool          // nothing waits in the lane, and the token is gone
+	waits     bool          // who works the lane waits for commits
 	changed   chan struct{} // something was committed
 }
 
@@ -132,7 +133,7 @@ func (e *Engine) mayGoOn(r *run) bool {
 	if len(r.read) > 0 && r.read[0].edge.paused {
 		return false
 	}
-	if !r.called || time.Since(r.began) < turn { // who had to wait long for its start makes a call all the same
+	if !r.called || time.Since(r.began) < e.turn { // who had to wait long for its start makes a call all the same
 		return true
 	}
 	if e.slots == 0 && len(e.awake) > 0 {
@@ -241,6 +242,7 @@ func (r *run) conclude(s *settlement, committed, held, idle bool) {
 	r.openBytes -= s.size()
 	r.idle = r.idle || idle
 	r.lost = r.lost || !held
+	r.waits = false
 	r.mu.Unlock()
 	select {
 	case r.changed <- struct{}{}:
@@ -254,6 +256,7 @@ func (r *run) await(holds func() bool) {
 	for {
 		r.mu.Lock()
 		over := holds() || r.lost && r.open == 0
+		r.waits = !over
 		r.mu.Unlock()
 		if over {
 			return

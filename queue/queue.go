@@ -105,7 +105,8 @@ type Engine struct {
 	ids     *idBlock
 	gauges  gauges
 	clock   *databaseClock
-	slot    int16 // the first of those that its loops count in
+	slot    int16         // the first of those that its loops count in
+	turn    time.Duration // of a lane
 
 	bodies  *memory       // of messages that are sent to workers
 	waiting *share        // of the memory of events that wait for their commit
@@ -184,6 +185,7 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 	e := &Engine{
 		pool: pool, conns: conns, config: c, log: c.Logger,
 		clock:        &databaseClock{},
+		turn:         turn,
 		ids:          &idBlock{pool: pool},
 		gauges:       gauges{known: map[topologyKey]*gauge{}},
 		bodies:       newMemory(c.Memory),

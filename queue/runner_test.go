@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -28,24 +30,35 @@ type runner struct {
 	left    bool // it leaves in order
 	crashed bool
 	ops     []*op
-	ended   sync.WaitGroup     // of all operations
-	settled []queue.Settlement // results that wait for a hand-off
-	calls   []*pendingCall     // guarded by schedule.mu
+	ended   sync.WaitGroup // of all operations
+	results []queue.Result // that wait for a hand-off
+	wishes  []queue.Wish   // that wait to be read
+	lanes   []queue.Wish   // the last of each lane that was worked, by claim of its token
+
+	// Guarded by schedule.mu.
+	calls  []*pendingCall
+	bodies map[*byte]queue.Claim // that were read of a lane, under which token
 }
 
 // op is something that a runner does by statements.
 type op struct {
 	kind    string
 	slot    int16
-	results []queue.Settlement       // that are handed off
+	results []queue.Result           // that are handed off
+	wishes  []queue.Wish             // that are read
 	births  map[queue.Claim]struct{} // claims that it has registered
-	over    bool                     // guarded by schedule.mu
+
+	// Guarded by schedule.mu.
+	over bool
+	more []queue.Result // of lanes
 }
 
 // pendingCall is a call that the worker has not answered.
 type pendingCall struct {
 	worker.Request
 	claim  queue.Claim
+	token  queue.Claim // of its lane, if it is in one
+	life   int64       // under which it is made
 	answer chan workerAnswer
 }
 
@@ -58,9 +71,9 @@ type workerAnswer struct {
 const lease = 10 * time.Minute
 
 // join adds a runner to the cluster.
-func (s *schedule) join() {
+func (s *schedule) join() *runner {
 	s.born++
-	r := &runner{schedule: s, name: fmt.Sprint("r", s.born)}
+	r := &runner{schedule: s, name: fmt.Sprint("r", s.born), bodies: map[*byte]queue.Claim{}}
 	if len(s.ports) < s.born {
 		s.ports = append(s.ports, &gate{name: fmt.Sprint("port ", s.born), db: s.db, rewrite: s.rewrite})
 	}
@@ -68,25 +81,30 @@ func (s *schedule) join() {
 	r.gate.setStirred(s.stir)
 	r.pool = r.gate.open(s.t)
 	slots := []int{2, 20}[s.dice.IntN(2)]
+	turn := []time.Duration{0, time.Hour}[s.dice.IntN(2)]
 	var err error
 	r.engine, err = queue.New(s.ctx, r.pool, queue.Config{Name: r.gate.name, Slots: slots, Lease: lease, Caller: r})
 	s.check(err)
-	s.check(queue.Begin(s.ctx, r.engine))
+	s.check(queue.Begin(s.ctx, r.engine, turn))
 	r.fetcher = &queue.Fetcher{Engine: r.engine}
 	s.runners = append(s.runners, r)
-	s.note("%s has %d slots", r.name, slots)
+	s.note("%s has %d slots and turns of %v", r.name, slots, turn)
+	return r
 }
 
 // Call is how the engine calls workers.
 func (r *runner) Call(ctx context.Context, _ worker.Target, q worker.Request) (worker.Result, error) {
 	c := &pendingCall{Request: q, claim: queue.Claim{Attempt: q.Attempt, Page: q.Page}, answer: make(chan workerAnswer, 1)}
 	fmt.Sscan(q.MessageID[len(uuid.UUID{}.String())+1:], &c.claim.ID)
+	c.life = r.engine.Claimant()
 	r.mu.Lock()
-	if r.called[c.claim] {
+	c.token = r.bodies[unsafe.SliceData(q.Body)]
+	if r.called[c.claim] && c.token == (queue.Claim{}) {
 		r.twice = append(r.twice, c.claim)
 	}
 	r.called[c.claim] = true
 	r.calls = append(r.calls, c)
+	r.story = append(r.story, scene{message: c.claim.ID})
 	r.mu.Unlock()
 	r.stir()
 	select {
@@ -102,7 +120,7 @@ func (r *runner) pending() []*pendingCall {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.SortedFunc(slices.Values(r.calls), func(a, b *pendingCall) int {
-		return cmp.Or(cmp.Compare(a.claim.ID, b.claim.ID), cmp.Compare(a.claim.Attempt, b.claim.Attempt), cmp.Compare(a.claim.Page, b.claim.Page))
+		return cmp.Or(compareClaims(a.claim, b.claim), compareClaims(a.token, b.token))
 	})
 }
 
@@ -123,7 +141,11 @@ func (s *schedule) mood(c *pendingCall) workerAnswer {
 	case mood == 4:
 		return workerAnswer{result: worker.Result{Reply: worker.Reply{Verdict: worker.Repeat, After: 2 * time.Minute}, Status: 200}}
 	default:
-		return workerAnswer{result: worker.Result{Reply: scheduled(c.Node, string(c.Body), c.Page), Status: 200}}
+		reply := scheduled(c.Node, string(c.Body), c.Page)
+		for i := range reply.Messages {
+			reply.Messages[i].Headers = c.Headers
+		}
+		return workerAnswer{result: worker.Result{Reply: reply, Status: 200}}
 	}
 	return workerAnswer{err: &worker.Failure{Class: class, Reason: "not yet"}}
 }
@@ -176,10 +198,14 @@ func (r *runner) addSteps(add func(kind, what string, take func())) {
 	for _, c := range calls {
 		add("call", fmt.Sprintf("%s %s %+v", r.name, c.Node, c.claim), func() { r.answer(c, r.mood(c)) })
 	}
-	if len(r.settled) > 0 && r.committers() < 2 {
-		add("hand off", r.name, func() { r.handOff(1 + r.dice.IntN(len(r.settled))) })
+	if len(r.results) > 0 && r.committers() < 2 {
+		add("hand off", r.name, func() { r.handOff(1+r.dice.IntN(len(r.results)), []int{1, 2, 100}[r.dice.IntN(3)]) })
 	}
-	if len(r.ops) == 0 && len(r.settled) == 0 && len(calls) == 0 && len(r.runners) > 1 {
+	if len(r.wishes) > 0 && !r.busy("read") {
+		add("read", r.name, func() { r.read(1 + r.dice.IntN(len(r.wishes))) })
+	}
+	add("forget", r.name, func() { r.start(&op{kind: "forget"}, queue.ForgetLanes) })
+	if len(r.ops)+len(r.results)+len(r.wishes)+len(calls) == 0 && len(r.runners) > 1 {
 		add("leave", r.name, func() {
 			r.left = true
 			r.start(&op{kind: "leave"}, queue.EndLife)
@@ -249,20 +275,33 @@ func (r *runner) committers() int {
 func (r *runner) accounted(busy []*op) (queue.Claim, bool) {
 	known := map[queue.Claim]struct{}{}
 	for _, c := range r.pending() {
-		known[c.claim] = struct{}{}
+		known[c.claim], known[c.token] = struct{}{}, struct{}{}
 	}
-	for _, x := range r.settled {
-		known[x.Claim()] = struct{}{}
+	for _, w := range r.wishes {
+		known[w.Token()] = struct{}{}
 	}
+	results := r.results
 	for _, o := range busy {
-		for _, x := range o.results {
-			known[x.Claim()] = struct{}{}
+		results = append(results[:len(results):len(results)], o.results...)
+		for _, w := range o.wishes {
+			known[w.Token()] = struct{}{}
 		}
 		for c := range o.births {
 			known[c] = struct{}{}
 		}
 	}
-	for _, c := range queue.Claims(r.engine) {
+	for _, x := range results {
+		if !x.OfLane() { // the work on a lane goes on after a result
+			known[x.Claim()] = struct{}{}
+		}
+	}
+	claims := queue.Claims(r.engine)
+	for _, w := range r.lanes {
+		if w.Moves(r.engine) {
+			claims = append(claims, w.Token())
+		}
+	}
+	for _, c := range claims {
 		if _, ok := known[c]; ok {
 			continue
 		}
@@ -324,29 +363,73 @@ func (r *runner) fetch(queues []string) {
 func (r *runner) answer(c *pendingCall, a workerAnswer) {
 	r.mu.Lock()
 	r.calls = slices.DeleteFunc(r.calls, func(x *pendingCall) bool { return x == c })
+	if a.err == nil && a.result.Verdict != worker.Repeat && a.result.Cursor == "" {
+		r.story = append(r.story, scene{message: c.claim.ID, success: true})
+	}
 	r.mu.Unlock()
 	c.answer <- a
-	ctx, cancel := context.WithTimeout(r.ctx, patience)
-	defer cancel()
-	settled, err := queue.NextSettled(ctx, r.engine)
-	r.check(err)
-	r.settled = append(r.settled, settled)
+	if c.token != (queue.Claim{}) {
+		return // quiet waits for the lane
+	}
+	came := func(x queue.Result) bool { return !x.OfLane() && x.Claim() == c.claim }
+	for deadline := time.Now().Add(patience); !slices.ContainsFunc(r.results, came); r.gather() {
+		if time.Now().After(deadline) {
+			r.fail("no result of call %+v", c.claim)
+		}
+		runtime.Gosched()
+	}
 }
 
 // handOff lets a committer take some of the results.
-func (r *runner) handOff(n int) {
-	r.dice.Shuffle(len(r.settled), func(i, j int) { r.settled[i], r.settled[j] = r.settled[j], r.settled[i] })
-	o := &op{kind: "hand off", results: slices.Clone(r.settled[:n])}
-	r.settled = slices.Delete(r.settled, 0, n)
+func (r *runner) handOff(n, ofLane int) {
+	r.dice.Shuffle(len(r.results), func(i, j int) { r.results[i], r.results[j] = r.results[j], r.results[i] })
+	o := &op{kind: "hand off", results: slices.Clone(r.results[:n])}
+	r.results = slices.Delete(r.results, 0, n)
 	for _, other := range r.ops {
 		if other.kind == o.kind && other.slot == 0 {
 			o.slot = 1
 		}
 	}
 	r.start(o, func(_ context.Context, e *queue.Engine) error {
-		queue.HandOff(e, o.slot, o.results)
+		more := queue.HandOff(e, o.slot, o.results, ofLane)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		o.more = more
 		return nil
 	})
+}
+
+// read lets a runner read on in some of its lanes.
+func (r *runner) read(n int) {
+	o := &op{kind: "read", wishes: slices.Clone(r.wishes[:n])}
+	r.wishes = slices.Delete(r.wishes, 0, n)
+	r.start(o, func(ctx context.Context, e *queue.Engine) error {
+		queue.Read(ctx, e, o.wishes, func(body []byte, token queue.Claim) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.bodies[unsafe.SliceData(body)] = token
+		})
+		return nil
+	})
+}
+
+// gather takes what the engine has for its committers and its reader.
+func (r *runner) gather() {
+	r.results = append(r.results, queue.Results(r.engine)...)
+	for _, w := range queue.Wishes(r.engine) {
+		r.wishes = append(r.wishes, w)
+		r.lanes = append(slices.DeleteFunc(r.lanes, func(x queue.Wish) bool { return x.Token() == w.Token() }), w)
+	}
+}
+
+// sort puts into an order what came at the same time.
+func (r *runner) sort() {
+	slices.SortFunc(r.results, func(a, b queue.Result) int { return compareClaims(a.Claim(), b.Claim()) })
+	slices.SortFunc(r.wishes, func(a, b queue.Wish) int { return compareClaims(a.Token(), b.Token()) })
+}
+
+func compareClaims(a, b queue.Claim) int {
+	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Page, b.Page))
 }
 
 // kill ends a runner as kill -9 does. What it has sent may still arrive.
@@ -396,9 +479,9 @@ func (r *runner) round(watches, reconciles bool) {
 			r.flush()
 		}
 	}
-	for range drainRounds {
+	for range 10 * drainRounds {
 		queues, calls := queue.Awake(r.engine), r.pending()
-		if len(queues)+len(calls)+len(r.settled) == 0 {
+		if len(queues)+len(calls)+len(r.results)+len(r.wishes) == 0 {
 			return
 		}
 		if len(queues) > 0 {
@@ -407,9 +490,14 @@ func (r *runner) round(watches, reconciles bool) {
 		}
 		for _, c := range r.pending() {
 			r.answer(c, r.mood(c))
+			r.quiet()
 		}
-		if n := len(r.settled); n > 0 {
-			r.handOff(n)
+		if n := len(r.results); n > 0 {
+			r.handOff(n, 100)
+			r.flush()
+		}
+		if n := len(r.wishes); n > 0 {
+			r.read(n)
 			r.flush()
 		}
 	}
@@ -436,6 +524,12 @@ func (r *runner) end() {
 	r.fetcher.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	for _, o := range r.ops {
+		r.results = append(r.results, o.more...)
+	}
+	if err := queue.Bury(ctx, r.engine, r.results, r.wishes); err != nil {
+		r.t.Errorf("%s never ends: %v", r.name, err)
+	}
 	if err := r.engine.Stop(ctx); err != nil {
 		r.t.Errorf("stop: %v", err)
 	}
@@ -446,6 +540,9 @@ func (p phase) String() string { return [...]string{"send", "wait for", "commit"
 
 func (h *held) String() string {
 	s := strings.Join(h.names, ", ")
+	if h.next < len(h.names) && len(h.names) > 1 {
+		s = fmt.Sprintf("%s (of %s)", h.names[h.next], s)
+	}
 	if h.ghost {
 		s += " (ghost)"
 	}
