@@ -348,31 +348,38 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		if leg.claim != nil {
 			leg.claim.load(p.process, p.Headers, p.headers, p.Body, cmp.Or(payload, ids[n]))
 		}
-		state := bornWaiting
+		state, limit := bornWaiting, int64(0)
 		switch {
 		case leg.claim != nil:
 			state = bornClaimed
 		case leg.edge.to.Ordered():
 			state, leg.lane = bornInLane, leg.edge.laneOf(p.Headers, p.Body)
 			a.comes = append(a.comes, leg.lane)
+		default:
+			limit = e.catalog.limitOf(leg.edge)
 		}
+		if limit != 0 {
+			state = bornHeld
+		}
+		a.held.add(leg.edge, limit, p.Headers)
 		a.addLeg(leg.event, ids[n], payload, leg.edge.id, state, leg.lane)
 		payload = cmp.Or(payload, ids[n])
 	}
 	e.mu.Unlock()
 	news, err := e.sendEvents(ctx, slot, &a, l, fresh)
-	for _, leg := range legs {
+	for n, leg := range legs {
 		switch {
 		case leg.claim != nil && err == nil && fresh[leg.event]:
 			e.launch(leg.claim)
 		case leg.claim != nil:
 			// If the commit stood and only its answer was lost, the claim is given back by reconcile.
 			e.abandon(leg.claim)
-		case err == nil && fresh[leg.event] && !leg.edge.to.Ordered():
+		case err == nil && fresh[leg.event] && a.states[n] == bornWaiting:
 			e.arrived(leg.edge)
 		}
 	}
 	e.wake(news.woke)
+	e.hint(a.held.gates)
 	return err
 }
 
@@ -380,7 +387,11 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l *life, fresh []bool) (news laneNews, err error) {
 	args := append(a.args(l), slot, a.bodies)
 	if len(a.comes) == 0 {
-		rows, _ := e.pool.Query(ctx, acceptSQL, args...)
+		sql := acceptSQL
+		if a.held.any() {
+			sql, args = acceptHeldSQL, append(args, a.held.args()...)
+		}
+		rows, _ := e.pool.Query(ctx, sql, args...)
 		var ordinal int
 		_, err = pgx.ForEachRow(rows, []any{&ordinal}, func() error {
 			fresh[ordinal] = true
@@ -390,7 +401,11 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 	}
 	batch := &pgx.Batch{}
 	queueLanes(batch, a.comes, nil)
-	batch.Queue(acceptLanesSQL, append(args, a.lanes, a.keys)...).Query(func(rows pgx.Rows) error {
+	sql, args := acceptLanesSQL, append(args, a.lanes, a.keys)
+	if a.held.any() {
+		sql, args = acceptLanesHeldSQL, append(args, a.held.args()...)
+	}
+	batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		return news.read(rows, func(ordinal int64) { fresh[ordinal] = true })
 	})
 	return news, e.pool.SendBatch(ctx, batch).Close()
@@ -412,6 +427,7 @@ type acceptArrays struct {
 	lanes                     []int64
 	keys                      []string
 	comes                     []laneName // lanes that messages come to
+	held                      bornHold
 }
 
 func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {

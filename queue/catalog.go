@@ -81,6 +81,7 @@ type tenantConfig struct {
 	lookedAt time.Time // at the revision
 	routes   map[routeKey]*version
 	workers  map[string]worker.Target
+	limits   map[string]int64 // by application
 }
 
 type routeKey struct {
@@ -127,9 +128,13 @@ func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
 			return nil, err
 		}
 		c.clock.set(now, asked)
+		limits, err := c.limitsAt(ctx, id, revision)
+		if err != nil {
+			return nil, err
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		fresh := &tenantConfig{revision: revision, lookedAt: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}}
+		fresh := &tenantConfig{revision: revision, lookedAt: asked, routes: map[routeKey]*version{}, workers: map[string]worker.Target{}, limits: limits}
 		if old := c.tenants[id]; old != nil && old.revision == revision {
 			fresh.routes, fresh.workers = old.routes, old.workers
 		}
@@ -140,6 +145,31 @@ func (c *catalog) tenant(ctx context.Context, id int64) (*tenantConfig, error) {
 		return nil, err
 	}
 	return v.(*tenantConfig), nil
+}
+
+// limitsAt are the limits of a tenant as of a revision of its configuration.
+func (c *catalog) limitsAt(ctx context.Context, tenant, revision int64) (map[string]int64, error) {
+	c.mu.RLock()
+	known := c.tenants[tenant]
+	c.mu.RUnlock()
+	if known != nil && known.revision == revision {
+		return known.limits, nil
+	}
+	return limitsOf(ctx, c.pool, tenant)
+}
+
+// limitOf is the limit of the application that the node of an edge talks to, as far as it is known, or 0.
+func (c *catalog) limitOf(to *edge) int64 {
+	if to.to.Application == "" {
+		return 0
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	known := c.tenants[to.tenant]
+	if known == nil {
+		return 0
+	}
+	return known.limits[to.to.Application]
 }
 
 // route finds the version that an event goes to: the given number, or the enabled one if it is 0.

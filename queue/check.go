@@ -35,6 +35,7 @@ type Places struct {
 	Total      int64 `json:"total"` // accepted and produced
 	Waiting    int64 `json:"waiting"`
 	Running    int64 `json:"running"`
+	Held       int64 `json:"held"` // by a limit
 	Retrying   int64 `json:"retrying"`
 	Trashed    int64 `json:"trashed"`
 	Done       int64 `json:"done"` // finished, filtered, or replaced by an edited one
@@ -47,6 +48,7 @@ func (p *Places) add(o Places) {
 	p.Total += o.Total
 	p.Waiting += o.Waiting
 	p.Running += o.Running
+	p.Held += o.Held
 	p.Retrying += o.Retrying
 	p.Trashed += o.Trashed
 	p.Done += o.Done
@@ -54,7 +56,7 @@ func (p *Places) add(o Places) {
 	p.Terminated += o.Terminated
 }
 
-func (p *Places) open() int64 { return p.Waiting + p.Running + p.Retrying }
+func (p *Places) open() int64 { return p.Waiting + p.Running + p.Held + p.Retrying }
 
 // VersionSums is where the messages of a topology's version are.
 type VersionSums struct {
@@ -118,6 +120,7 @@ func check(ctx context.Context, tx pgx.Tx) (Report, error) {
 		{"processes", c.checkProcesses},
 		{"lanes", c.checkLanes},
 		{"counters of edges", c.checkEdges},
+		{"counts of limits", c.checkLimits},
 		{"idempotency keys", c.checkKeys},
 		{"foreign jobs", c.countForeign},
 		{"cancelled jobs", c.checkCancelled},
@@ -198,7 +201,7 @@ func (c *checker) judgeMessage(e evidence) {
 	case e.Messages == 0 && places > 0:
 		c.violation("message-missing", id, "there is no such message, but %s", e.places())
 	case e.Messages > 0 && places == 0:
-		c.violation("message-lost", id, "it has no job, is not in the trash, and was not settled")
+		c.violation("message-lost", id, "it has no job, is not held or in the trash, and was not settled")
 	case places > 1:
 		c.violation("message-twice", id, "it is in %d places: %s", places, e.places())
 	}
@@ -227,7 +230,7 @@ func (e evidence) places() string {
 		n     int
 		words string
 	}{
-		{e.Jobs, "it has a job"}, {e.Trashed, "it is in the trash"}, {e.Done, "an attempt finished it"},
+		{e.Jobs, "it has a job or is held"}, {e.Trashed, "it is in the trash"}, {e.Done, "an attempt finished it"},
 		{e.Filtered, "an attempt filtered it"}, {e.Replaced, "an edited message replaced it"},
 		{e.Rejected, "it was rejected"}, {e.Terminated, "it was terminated"},
 	} {
@@ -260,6 +263,7 @@ type account struct {
 	FoundTotal      int64
 	FoundWaiting    int64
 	FoundRunning    int64
+	FoundHeld       int64
 	FoundRetrying   int64
 	FoundTrashed    int64
 	FoundDone       int64
@@ -270,7 +274,7 @@ type account struct {
 
 func (a account) found() Places {
 	return Places{
-		Processes: 1, Total: a.FoundTotal, Waiting: a.FoundWaiting, Running: a.FoundRunning, Retrying: a.FoundRetrying,
+		Processes: 1, Total: a.FoundTotal, Waiting: a.FoundWaiting, Running: a.FoundRunning, Held: a.FoundHeld, Retrying: a.FoundRetrying,
 		Trashed: a.FoundTrashed, Done: a.FoundDone, Rejected: a.FoundRejected, Terminated: a.FoundTerminated,
 	}
 }
@@ -384,6 +388,18 @@ func (c *checker) checkEdges(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
+// checkLimits compares what the counts of limits say with what is held.
+func (c *checker) checkLimits(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, wrongHoldsSQL)
+	var limit, says, is int64
+	var user, of string
+	_, err := pgx.ForEachRow(rows, []any{&limit, &of, &user, &says, &is}, func() error {
+		c.violation("held-wrong", fmt.Sprintf("limit %d", limit), "the counts of its %s %q say %d messages held, there are %d", of, user, says, is)
+		return nil
+	})
+	return err
+}
+
 // checkKeys looks for promises about events that are not there: asked again, they would be called duplicates.
 func (c *checker) checkKeys(ctx context.Context, tx pgx.Tx) error {
 	rows, _ := tx.Query(ctx, `
@@ -481,7 +497,7 @@ with job as (` + edgeJobs + `
     select m.tenant_id, m.process_id, 'message' as what, e.version_id
     from sluice.message m join sluice.edge e on e.tenant_id = m.tenant_id and e.id = m.edge_id
     union all
-    select tenant_id, process_id, case state when 'running' then 'running' when 'retryable' then 'retrying'
+    select tenant_id, process_id, case state when 'running' then 'running' when 'held' then 'held' when 'retryable' then 'retrying'
                                              when 'scheduled' then 'retrying' else 'waiting' end, null
     from job where process_id is not null
     union all
@@ -496,6 +512,7 @@ with job as (` + edgeJobs + `
            count(*) filter (where what = 'message') as total,
            count(*) filter (where what = 'waiting') as waiting,
            count(*) filter (where what = 'running') as running,
+           count(*) filter (where what = 'held') as held,
            count(*) filter (where what = 'retrying') as retrying,
            count(*) filter (where what = 'trash') as trashed,
            count(*) filter (where what in ('done', 'replace')) as done,
@@ -510,7 +527,7 @@ select coalesce(p.id, f.process_id) as id, coalesce(p.version_id, 0) as version_
        coalesce(p.done, 0)::bigint as done, coalesce(p.rejected, 0)::bigint as rejected,
        coalesce(p.terminated, 0)::bigint as terminated, p.finished_at is not null as finished,
        coalesce(p.tableoid = 'sluice.process_default'::regclass, false) as strayed,
-       coalesce(f.total, 0) as found_total, coalesce(f.waiting, 0) as found_waiting, coalesce(f.running, 0) as found_running,
+       coalesce(f.total, 0) as found_total, coalesce(f.waiting, 0) as found_waiting, coalesce(f.running, 0) as found_running, coalesce(f.held, 0) as found_held,
        coalesce(f.retrying, 0) as found_retrying, coalesce(f.trashed, 0) as found_trashed, coalesce(f.done, 0) as found_done,
        coalesce(f.rejected, 0) as found_rejected, coalesce(f.terminated, 0) as found_terminated,
        case when f.first_version <> p.version_id or f.last_version <> p.version_id then exists (
@@ -562,6 +579,25 @@ select edge_id, coalesce(c.messages, 0)::bigint, coalesce(h.messages, 0)::bigint
 from held h full join counter c using (edge_id)
 where coalesce(c.messages, 0) <> coalesce(h.messages, 0) or coalesce(c.bytes, 0) <> coalesce(h.bytes, 0)
 order by edge_id`
+
+	// wrongHoldsSQL returns the gates, keys and lines of limits that count other than what is held.
+	wrongHoldsSQL = `
+with hold as (
+    select limit_id, user_name, edge_id, count(*) as n from sluice.limiter_hold group by limit_id, user_name, edge_id
+), delta as (
+    select limit_id, user_name, edge_id, sum(held) as n from sluice.limiter_delta group by limit_id, user_name, edge_id
+), fact as (
+    select limit_id, 'line' as what, user_name || ' e' || edge_id as of, n as "is", 0 as says from hold
+    union all select limit_id, 'line', user_name || ' e' || edge_id, 0, n from delta
+    union all select limit_id, 'line', user_name || ' e' || edge_id, 0, held from sluice.limiter_line
+    union all select limit_id, 'key', user_name, n, 0 from hold
+    union all select limit_id, 'key', user_name, 0, n from delta
+    union all select limit_id, 'key', user_name, 0, held from sluice.limiter_key
+    union all select limit_id, 'gate', '', n, 0 from hold
+    union all select limit_id, 'gate', '', 0, n from delta
+    union all select limit_id, 'gate', '', 0, held from sluice.limiter_gate
+)
+select limit_id, what, of, sum(says)::bigint, sum("is")::bigint from fact group by limit_id, what, of having sum(says) <> sum("is") order by 1, 2, 3`
 
 	foreignSQL = `
 with job as (` + edgeJobs + `

@@ -64,7 +64,7 @@ func (s *settlement) leaves() bool {
 // nextPage is the delivery of a batch's next page. A large body is loaded again.
 func (s *settlement) nextPage() *delivery {
 	next := *s.d
-	next.page, next.cursor, next.failures = s.d.page+1, s.cursor, 0
+	next.page, next.cursor, next.failures, next.grant = s.d.page+1, s.cursor, 0, nil
 	if next.size > smallBody {
 		next.body, next.hold = nil, hold{}
 	}
@@ -115,6 +115,9 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 			return &settlement{d: d, outcome: outcomeFailed, class: process.ClassStorage, reason: "its stored headers cannot be read: " + err.Error()}, false
 		}
 	}
+	if !e.mayCall(d) {
+		return nil, false
+	}
 	if !e.fill(d) || !e.awaitLease(d) {
 		return nil, true
 	}
@@ -125,6 +128,9 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 	target, err := e.catalog.worker(e.callCtx, n.worker)
 	if err != nil {
 		return e.missWorker(d, err), false
+	}
+	if !e.awaitStart(d) {
+		return nil, false
 	}
 	timeout := time.Duration(n.Timeout)
 	start := time.Now()

@@ -14,10 +14,11 @@ type EdgeDepth struct {
 	Version  int
 	Retired  bool // the version is out of use
 	From, To string
-	Messages int64 // open: waiting, running or retrying
+	Messages int64 // open: waiting, running, held or retrying
 	Bytes    int64 // of their bodies
 	Waiting  int64
 	Running  int64
+	Held     int64 // by a limit
 	Retrying int64
 	Trashed  int64
 	Arrived  int64         // messages that ever came onto the edge; an approved one comes again

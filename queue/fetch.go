@@ -180,7 +180,7 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 		e.unreserveAll(wants)
 		return err
 	}
-	var foreign []*delivery
+	var foreign, held []*delivery
 	e.mu.Lock()
 	launch := make([]*delivery, 0, len(claimed))
 	got := make(map[*want]int, len(wants))
@@ -203,6 +203,10 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 		}
 		d.load(*row.ProcessID, nil, *row.Headers, row.Body, *row.PayloadID)
 		d.size = row.Size
+		if e.catalog.limitOf(w.edge) != 0 {
+			held = append(held, d)
+			continue
+		}
 		launch = append(launch, d)
 	}
 	for i := range wants {
@@ -223,6 +227,9 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 	e.mu.Unlock()
 	for _, d := range launch {
 		e.launch(d)
+	}
+	if len(held) > 0 {
+		e.holdBack(ctx, l, held)
 	}
 	for _, d := range foreign {
 		e.adopt(ctx, d)

@@ -223,6 +223,7 @@ type flush struct {
 	worked  []laneName // lanes that results are of
 	comes   []laneName // lanes that births come to
 	spots   spotArrays
+	held    bornHold
 }
 
 // itemArrays and bornArrays are the arguments of handOffSQL, a column each.
@@ -309,14 +310,20 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 				body = nil
 			}
 			d := e.claimBirth(f.life, next.edge, id, len(next.body))
-			state := bornWaiting
+			state, limit := bornWaiting, int64(0)
 			switch {
 			case d != nil:
 				d.load(s.d.process, next.headers, next.encoded, next.body, cmp.Or(payload, id))
 				state = bornClaimed
 			case next.edge.to.Ordered():
 				state = bornInLane
+			default:
+				limit = e.catalog.limitOf(next.edge)
 			}
+			if limit != 0 {
+				state = bornHeld
+			}
+			f.held.add(next.edge, limit, next.headers)
 			f.addBirthSpot(next)
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
@@ -407,20 +414,29 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	}
 	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes)
 	if !f.ordered {
-		rows, _ := e.pool.Query(ctx, handOffSQL, args...)
+		sql := handOffSQL
+		if f.held.any() {
+			sql, args = handOffHeldSQL, append(args, f.held.args()...)
+		}
+		rows, _ := e.pool.Query(ctx, sql, args...)
 		return done, news, noteDone(rows, done)
 	}
 	s := &f.spots
 	batch := &pgx.Batch{}
 	queueLanes(batch, f.comes, f.worked)
-	batch.Queue(handOffLanesSQL, append(args, s.lanes, s.keys, s.places, s.tokens, s.claims, s.bornLanes, s.bornKeys)...).
+	sql := handOffLanesSQL
+	args = append(args, s.lanes, s.keys, s.places, s.tokens, s.claims, s.bornLanes, s.bornKeys)
+	if f.held.any() {
+		sql, args = handOffLanesHeldSQL, append(args, f.held.args()...)
+	}
+	batch.Queue(sql, args...).
 		Query(func(rows pgx.Rows) error { return news.read(rows, func(n int64) { done[n-1] = true }) })
 	return done, news, e.pool.SendBatch(ctx, batch).Close()
 }
 
 // plain tells whether the batch is of successes that have nothing to say: see handOffDoneSQL.
 func (f *flush) plain() bool {
-	return !f.ordered && !slices.ContainsFunc(f.batch, func(s *settlement) bool {
+	return !f.ordered && !f.held.any() && !slices.ContainsFunc(f.batch, func(s *settlement) bool {
 		return s.outcome != outcomeDone && s.outcome != outcomeFiltered || s.d.page != 0 || s.reason != ""
 	})
 }
@@ -477,11 +493,13 @@ func (e *Engine) finish(f *flush, done []bool, news laneNews) {
 			e.launch(d)
 		case d != nil:
 			e.abandon(d)
-		case committed && f.born.states[k] != bornInLane:
+		case committed && f.born.states[k] == bornWaiting:
 			e.arrived(f.births[k])
 		}
 	}
 	e.wake(news.woke)
+	e.hint(f.held.gates)
+	e.hintEnded(f.batch)
 	if lost > 0 {
 		e.log.Warn("Results came too late: their claims were lost", "count", lost)
 		e.askReconcile()
@@ -538,6 +556,12 @@ func (e *Engine) giveBack(d *delivery) {
 	ctx, cancel := context.WithTimeout(e.dbCtx, statementTimeout)
 	defer cancel()
 	e.abandon(d)
+	if d.run == nil && e.isHeldBack(d) {
+		if err := e.holdClaims(ctx, d.life, []*delivery{d}); err != nil {
+			e.log.Warn("Message not held, its lease will run out", "job_id", d.id, "err", err)
+		}
+		return
+	}
 	if _, err := e.wakeCounted(ctx, releaseSQL, d.life.claimant, []int64{d.id}); err != nil {
 		e.log.Warn("Claim not given back, its lease will run out", "job_id", d.id, "err", err)
 	}

@@ -91,6 +91,10 @@ func (e *Engine) workLane(r *run) {
 		if !ok {
 			return
 		}
+		if !e.lendGrant(r, d) {
+			e.holdToken(r, d)
+			return
+		}
 		r.called = true
 		s, lost := e.attempt(d)
 		if s == nil {

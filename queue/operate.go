@@ -22,20 +22,21 @@ type HoldsError struct {
 }
 
 func (e *HoldsError) Error() string {
-	return fmt.Sprintf("%s holds %d messages (%d waiting, %d running, %d retrying, %d in the trash)",
-		e.What, e.Held.Total(), e.Held.Waiting, e.Held.Running, e.Held.Retrying, e.Held.Trashed)
+	return fmt.Sprintf("%s holds %d messages (%d waiting, %d running, %d held, %d retrying, %d in the trash)",
+		e.What, e.Held.Total(), e.Held.Waiting, e.Held.Running, e.Held.Held, e.Held.Retrying, e.Held.Trashed)
 }
 
 // Held is how many messages edges hold, by place.
 type Held struct {
 	Waiting  int64 `json:"waiting"`
 	Running  int64 `json:"running"`
+	Held     int64 `json:"held"` // by a limit
 	Retrying int64 `json:"retrying"`
 	Trashed  int64 `json:"trashed"`
 }
 
 // Total is how many messages there are in all places.
-func (h Held) Total() int64 { return h.Waiting + h.Running + h.Retrying + h.Trashed }
+func (h Held) Total() int64 { return h.Waiting + h.Running + h.Held + h.Retrying + h.Trashed }
 
 // Publish freezes a topology's draft and makes each of its edges a River queue.
 func Publish(ctx context.Context, tx pgx.Tx, tenant int64, name, by string) (topology.Version, error) {
@@ -58,7 +59,7 @@ func HeldBy(ctx context.Context, db topology.DB, tenant int64, name string, numb
 		return Held{}, err
 	}
 	var h Held
-	err = db.QueryRow(ctx, heldBySQL, tenant, edges).Scan(&h.Waiting, &h.Running, &h.Retrying, &h.Trashed)
+	err = db.QueryRow(ctx, heldBySQL, tenant, edges).Scan(&h.Waiting, &h.Running, &h.Retrying, &h.Held, &h.Trashed)
 	return h, err
 }
 

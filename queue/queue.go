@@ -116,6 +116,9 @@ type Engine struct {
 	closing chan struct{}    // closed when no more events are taken
 	settled chan *settlement // on their way to a hand-off
 	reads   chan *laneRead   // wishes of runs
+	gates   *gates           // of limited applications
+	grants  chan []*grant    // released calls
+	pacers  pacers
 
 	largeEvents  chan *pendingEvent // those with loops of their own
 	largeSettled chan *settlement
@@ -199,6 +202,8 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		callsOver:    make(chan struct{}),
 		help:         make(chan struct{}, 1),
 		reads:        make(chan *laneRead, lanesAtOnce),
+		gates:        newGates(),
+		grants:       make(chan []*grant, 16),
 		inFlight:     map[int64]*delivery{},
 		awake:        map[*edge]struct{}{},
 		breakers:     map[workerKey]*limiter.Breaker{},
@@ -278,6 +283,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	e.loops.Go(func() { e.fetchLoop(loopCtx) })
 	e.loops.Go(func() { e.readLoop(loopCtx) })
+	e.loops.Go(func() { e.releaseLoop(loopCtx) })
+	e.loops.Go(func() { e.paceLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })
 	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
 	if !e.config.PollOnly {

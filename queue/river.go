@@ -57,11 +57,13 @@ const noSlot = -1
 //
 // It returns the ordinals of the events that are new. One that is missing was refused by the ledger: its key was used
 // before. Keys are inserted in order, so that two flushes with the same keys wait for each other and do not deadlock.
-const acceptSQL = acceptStored + `
+var acceptSQL = acceptStored("", "") + `
 select ordinal from fresh`
 
-// acceptStored says of each leg in what state its job is born; one in state lane comes to a lane and is no job.
-const acceptStored = `
+// acceptStored says of each leg in what state its job is born; one in state lane comes to a lane and is no job, and one in
+// state held is held by the limiter. More columns of legs come as arrays with names.
+func acceptStored(arrays, names string) string {
+	return `
 with event as materialized (
     select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::int[])
         as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, size)
@@ -74,8 +76,8 @@ with event as materialized (
     select * from event where digest is null or process_id in (select process_id from ledger)
 ), leg as materialized (
     select l.*, f.tenant_id, f.process_id, f.headers, f.size
-    from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
-        with ordinality as l(ordinal, id, payload_id, edge_id, state, n)
+    from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[]` + arrays + `)
+        with ordinality as l(ordinal, id, payload_id, edge_id, state` + names + `, n)
     join fresh f using (ordinal)
 ), new_process as (
     insert into sluice.process (tenant_id, id, version_id, node, total, open)
@@ -90,13 +92,14 @@ with event as materialized (
     select id, state::river.river_job_state, (state = 'running')::int,
            case when state = 'running' then now() end, case when state = 'running' then array[$16::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
-    from leg where state <> 'lane'
+    from leg where state in ('available', 'running')
 ), counted as (
     insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
     select tenant_id, edge_id, $17::smallint, count(*), 0, sum(size) from leg
     group by tenant_id, edge_id order by tenant_id, edge_id
     ` + addCounts + `
 )`
+}
 
 // processOfJob is the process that a job names. Anyone may put a job on an edge with River's client, with any arguments: a
 // plain cast would let one odd job stop all edges.
@@ -108,7 +111,7 @@ const edgeOfJob = `case when j.queue ~ '^e[0-9]{1,18}$' then substr(j.queue, 2):
 // edgeJobs is a query for the jobs on edges, from one end of the table to the other, each with its edge's tenant.
 // process_id is null for those that are no message's.
 const edgeJobs = `
-    select e.tenant_id, e.id as edge_id, j.id, j.state, j.attempted_by[array_upper(j.attempted_by, 1)] as claimant,
+    select e.tenant_id, e.id as edge_id, j.id, j.state::text as state, j.attempted_by[array_upper(j.attempted_by, 1)] as claimant,
            case when j.kind = 'message' then ` + processOfJob + ` end as process_id
     from river.river_job j
     join sluice.edge e on 'e' || e.id = j.queue
@@ -117,11 +120,13 @@ const edgeJobs = `
     select w.tenant_id, w.via_id, w.message_id,
            case when w.place = (select min(f.place) from sluice.lane_message f
                                 where f.tenant_id = w.tenant_id and f.edge_id = w.edge_id and f.key = w.key)
-                then t.state else 'available' end,
+                then t.state::text else 'available' end,
            t.attempted_by[array_upper(t.attempted_by, 1)], w.process_id
     from sluice.lane_message w
     left join sluice.lane l on l.tenant_id = w.tenant_id and l.edge_id = w.edge_id and l.key = w.key
-    left join river.river_job t on t.id = l.token and t.kind = 'lane'`
+    left join river.river_job t on t.id = l.token and t.kind = 'lane'
+    union all
+    select tenant_id, edge_id, job_id, 'held', null, process_id from sluice.limiter_hold where process_id is not null`
 
 // claimSQL claims up to n messages from each of the given queues for a runner, and returns them with their payloads, but
 // for large ones: see fill; of a token, its lane. It must be planned with index scans: see openFetcher.
@@ -168,7 +173,11 @@ var (
               (j.metadata @> '{"approved": true}') is true as approved,
               case when j.metadata->>'failures' ~ '^[0-9]{1,6}$' then (j.metadata->>'failures')::int else 0 end as failures
 )
-select c.id, c.queue, c.attempt, c.process_id, c.failures, c.approved, c.lane_key,
+select ` + claimedContent
+)
+
+// claimedContent reads what claimed jobs carry.
+var claimedContent = `c.id, c.queue, c.attempt, c.process_id, c.failures, c.approved, c.lane_key,
        c.lane_key is not null and exists (
            select from sluice.lane l
            where l.tenant_id = c.tenant_id and l.edge_id = c.lane_edge and l.key = c.lane_key and l.token = c.id) as token,
@@ -186,7 +195,6 @@ left join lateral (
     offset 0
 ) b on true
 order by c.id`
-)
 
 // maxClaimedBody is smallBody.
 var maxClaimedBody = strconv.Itoa(smallBody)
@@ -219,10 +227,7 @@ and ($6 or exists (
 // handOffDoneSQL is the same for results that are all successes of single calls, with nothing to say: most batches are.
 // What a statement could do costs as much as what it does when it is started for few.
 const (
-	handOffSQL = itemArraysSQL + itemMoreSQL + itemNamesSQL + itemMoreNamesSQL + `, n)` + handOffGone + handOffKept + `
-), done as materialized (
-    select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)` +
-		bornArraysSQL + bornNamesSQL + `, n)` + handOffWritten + `
+	handOffSQL = handOffItems + bornArraysSQL + bornNamesSQL + `, n)` + handOffWritten + `
 select n from done`
 	handOffDoneSQL = itemArraysSQL + itemNamesSQL + `, n)` + handOffGone + `
 ), done as materialized (
@@ -230,6 +235,10 @@ select n from done`
 		bornArraysSQL + bornNamesSQL + `, n)` + handOffBorn + handOffCounted + `
 select n from done`
 )
+
+const handOffItems = itemArraysSQL + itemMoreSQL + itemNamesSQL + itemMoreNamesSQL + `, n)` + handOffGone + handOffKept + `
+), done as materialized (
+    select i.*, null::text as lane_key from item i join (select n from gone union all select n from kept) d using (n)`
 
 // The arguments of a hand-off, a row each. What belongs to lanes comes as further columns of the same rows, never as rows of
 // its own: the planner, who guesses ten, would compare each with each.
@@ -286,7 +295,7 @@ const (
     select id, state::river.river_job_state, (state = 'running')::int,
            case when state = 'running' then now() end, case when state = 'running' then array[$20::text] end,
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
-    from born where state <> 'lane'
+    from born where state in ('available', 'running')
 ), new_attempt as (
     insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason)
     select tenant_id, process_id, id, edge_id, runner::bigint, attempt, page, outcome::sluice.outcome,
@@ -554,8 +563,13 @@ with job as (
 ), woken as (
     update river.river_job j set state = 'available', scheduled_at = now() from laned l
     where j.id = l.token and j.state in ('retryable', 'scheduled')
+), released as materialized (
+    delete from sluice.limiter_hold where tenant_id = $1 and process_id = $2 returning *
+), released_count as (
+    insert into sluice.limiter_delta (tenant_id, limit_id, user_name, edge_id, topology_id, held, arrived)
+    select tenant_id, limit_id, user_name, edge_id, 0, -count(*), 0 from released group by tenant_id, limit_id, user_name, edge_id
 ), open as materialized (
-    select id from job union all select message_id from waiting
+    select id from job union all select message_id from waiting union all select job_id from released
 ), entry as materialized (
     select message_id from sluice.trash where tenant_id = $1 and process_id = $2 order by message_id for update
 ), trashed as (
@@ -589,6 +603,7 @@ select coalesce(sum(n) filter (where state = 'available' and kind <> 'lane'), 0)
        - coalesce(sum(n) filter (where state <> 'available' and kind = 'lane'), 0)::bigint,
        coalesce(sum(n) filter (where state = 'running'), 0)::bigint,
        coalesce(sum(n) filter (where state in ('retryable', 'scheduled')), 0)::bigint,
+       (select count(*) from sluice.limiter_hold where tenant_id = $1 and edge_id = any($2::bigint[]) and process_id is not null),
        (select count(*) from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]))
 from (
     select state, kind, count(*) as n from river.river_job
@@ -613,18 +628,25 @@ with edge as (
     from river.river_job
     where state in ('running', 'retryable', 'scheduled') and queue = any(select queue from edge)
     group by queue
+), held as (
+    select edge_id, sum(held) as n from (
+        select edge_id, held from sluice.limiter_line where tenant_id = $1 and edge_id = any($2::bigint[])
+        union all
+        select edge_id, held from sluice.limiter_delta where tenant_id = $1 and edge_id = any($2::bigint[])
+    ) l group by edge_id
 ), trashed as (
     select edge_id, count(*) as n from sluice.trash where tenant_id = $1 and edge_id = any($2::bigint[]) group by edge_id
 )
 select e.number as version, e.retired, e.from_node as from, e.to_node as to,
        coalesce(c.arrived - c.departed, 0) as messages, coalesce(c.bytes, 0) as bytes,
-       greatest(coalesce(c.arrived - c.departed, 0) - coalesce(p.running, 0) - coalesce(p.retrying, 0), 0) as waiting,
-       coalesce(p.running, 0) as running, coalesce(p.retrying, 0) as retrying, coalesce(t.n, 0) as trashed,
+       greatest(coalesce(c.arrived - c.departed, 0) - coalesce(p.running, 0) - coalesce(p.retrying, 0) - coalesce(h.n, 0), 0)::bigint as waiting,
+       coalesce(p.running, 0) as running, coalesce(h.n, 0)::bigint as held, coalesce(p.retrying, 0) as retrying, coalesce(t.n, 0) as trashed,
        coalesce(c.arrived, 0) as arrived, coalesce(c.departed, 0) as departed, head.scheduled_at as oldest,
        greatest(coalesce(now() - head.scheduled_at, interval '0'), interval '0') as age
 from edge e
 left join counter c on c.edge_id = e.id
 left join place p using (queue)
+left join held h on h.edge_id = e.id
 left join trashed t on t.edge_id = e.id
 left join lateral (
     select j.scheduled_at from river.river_job j
@@ -658,10 +680,22 @@ with job as (
         ) or not exists (select from river.river_job t where t.id = l.token and t.state = 'running'))
         order by w.edge_id, w.key, w.place limit 10000)
     returning message_id, via_id, key, attempts, process_id
+), released as materialized (
+    delete from sluice.limiter_hold
+    where (tenant_id, edge_id, user_name, seq) in (
+        select h.tenant_id, h.edge_id, h.user_name, h.seq from sluice.limiter_hold h
+        where h.tenant_id = $1 and h.edge_id = any($2::bigint[]) and h.process_id is not null
+        order by h.edge_id, h.user_name, h.seq limit 10000)
+    returning *
+), released_count as (
+    insert into sluice.limiter_delta (tenant_id, limit_id, user_name, edge_id, topology_id, held, arrived)
+    select tenant_id, limit_id, user_name, edge_id, 0, -count(*), 0 from released group by tenant_id, limit_id, user_name, edge_id
 ), gone as materialized (
     select id, substr(queue, 2)::bigint as edge_id, null as lane_key, attempt::int as attempt, process_id from job
     union all
     select message_id, via_id, key, attempts, process_id from waiting
+    union all
+    select job_id, edge_id, null, attempt, process_id from released
 ), new_trash as (
     insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason, class, cause, lane_key)
     select $1, process_id, id, edge_id, attempt, $3, $6, $7, lane_key from gone
@@ -714,11 +748,14 @@ with counter as (
     from river.river_job j where j.kind = 'message' and j.state <> 'completed' group by 1
 ), lane as (
     select via_id as edge_id, count(*) as n from sluice.lane_message group by via_id
+), held as (
+    select edge_id, count(*) as n from sluice.limiter_hold where process_id is not null group by edge_id
 )
 select c.edge_id from counter c
 left join job j using (edge_id)
 left join lane l using (edge_id)
-where c.n > coalesce(j.n, 0) + coalesce(l.n, 0)
+left join held h using (edge_id)
+where c.n > coalesce(j.n, 0) + coalesce(l.n, 0) + coalesce(h.n, 0)
 order by c.edge_id`
 
 // rescueDeletedSQL puts messages on the given edges that have no place into the trash. Nothing else can move a message
@@ -730,6 +767,7 @@ with lost as materialized (
     where m.edge_id = any($1::bigint[])
     and not exists (select from river.river_job j where j.id = m.id)
     and not exists (select from sluice.lane_message w where w.tenant_id = m.tenant_id and w.process_id = m.process_id and w.message_id = m.id)
+    and not exists (select from sluice.limiter_hold h where h.tenant_id = m.tenant_id and h.process_id = m.process_id and h.job_id = m.id)
     and not exists (select from sluice.trash t where t.tenant_id = m.tenant_id and t.process_id = m.process_id and t.message_id = m.id)
     and not exists (select from sluice.attempt a where a.tenant_id = m.tenant_id and a.process_id = m.process_id and a.message_id = m.id
                     and a.outcome in ('done', 'filtered'))

@@ -92,7 +92,9 @@ const laneMoves = `
 )`
 
 // acceptLanesSQL is acceptSQL for events of which some come to lanes. It also tells on which edges tokens wait now.
-const acceptLanesSQL = acceptStored + `, arriving as (
+var acceptLanesSQL = acceptStored("", "") + acceptLaned
+
+const acceptLaned = `, arriving as (
     select l.n, l.tenant_id, s.lane, s.key, l.edge_id, l.process_id, l.id, 0 as attempts
     from unnest($19::bigint[], $20::text[]) with ordinality as s(lane, key, n)
     join leg l using (n)
@@ -112,7 +114,9 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // life. Only those made under the claim that holds now count, so each is asked by its claim, not by its token alone.
 //
 // That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
-const handOffLanesSQL = itemArraysSQL + itemMoreSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
+const handOffLanesSQL = handOffLaneItems + bornArraysSQL + bornLanesSQL + bornNamesSQL + `, lane, key, n)` + handOffWritten + handOffLaned
+
+const handOffLaneItems = itemArraysSQL + itemMoreSQL + `, $31::bigint[], $32::text[], $33::bigint[], $34::bigint[], $35::smallint[]` +
 	itemNamesSQL + itemMoreNamesSQL + `, lane, key, place, token, claim, n)` + handOffGone + handOffKept + `
 ), token as materialized (
     select j.id, t.claim, t.runner
@@ -141,8 +145,11 @@ const handOffLanesSQL = itemArraysSQL + itemMoreSQL + `, $31::bigint[], $32::tex
 ), done as materialized (
     select i.*, case when i.token <> 0 then i.key end as lane_key
     from item i
-    join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)` +
-	bornArraysSQL + `, $36::bigint[], $37::text[]` + bornNamesSQL + `, lane, key, n)` + handOffWritten + `, arriving as (
+    join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)`
+
+const bornLanesSQL = `, $36::bigint[], $37::text[]`
+
+const handOffLaned = `, arriving as (
     select n, tenant_id, lane, key, edge_id, process_id, id, 0 as attempts from born where state = 'lane'
 ), ended as (
     select tenant_id, lane, lane_key as key, token, max(claim) as claim, max(place) filter (where stays is null) + 1 as head,
@@ -265,6 +272,7 @@ insert into river.river_job (id, args, kind, max_attempts, queue)
 select l.token, jsonb_build_object('edge', l.edge_id, 'key', l.key), 'lane', 32767, 'e' || l.edge_id
 from sluice.lane l
 where l.token is not null and not exists (select from river.river_job j where j.id = l.token)
+and not exists (select from sluice.limiter_hold h where h.tenant_id = l.tenant_id and h.process_id is null and h.job_id = l.token)
 limit 1000
 on conflict do nothing`
 )

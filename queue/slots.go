@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +29,8 @@ type delivery struct {
 	approved bool // of a message that a breakpoint had parked
 	released bool // its slot is free again; guarded by Engine.mu
 
+	grant *grant // of one that was released by the limiter
+
 	run   *run  // of a message of a lane, and of its token; nil: it is a job
 	place int64 // of the message in its lane
 }
@@ -35,6 +38,14 @@ type delivery struct {
 // load gives a claim its content. Headers that are nil are read from encoded when the message is delivered.
 func (d *delivery) load(id uuid.UUID, headers map[string]string, encoded string, body []byte, payload int64) {
 	d.process, d.headers, d.encoded, d.body, d.size, d.payload = id, headers, encoded, body, len(body), payload
+}
+
+// headersForUser are the message's headers, if they can be read.
+func (d *delivery) headersForUser() map[string]string {
+	if d.headers == nil && d.encoded != "" && d.encoded != "{}" {
+		_ = json.Unmarshal([]byte(d.encoded), &d.headers) // an attempt would say so
+	}
+	return d.headers
 }
 
 // messageID is the message's public id.
@@ -112,7 +123,7 @@ func (e *Engine) claimBirth(l *life, to *edge, id int64, size int) *delivery {
 	if l == nil {
 		return nil
 	}
-	if l != e.current || to.backlog || to.to.Ordered() || to.to.limited() || e.room(to, time.Now()) == 0 {
+	if l != e.current || to.backlog || to.to.Ordered() || e.catalog.limitOf(to) != 0 || to.to.limited() || e.room(to, time.Now()) == 0 {
 		return nil
 	}
 	if _, waits := e.awake[to]; waits {

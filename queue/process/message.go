@@ -16,6 +16,7 @@ type Place string
 const (
 	PlaceWaiting    Place = "waiting"    // on its edge, until a runner takes it
 	PlaceRunning    Place = "running"    // a runner calls the worker with it
+	PlaceHeld       Place = "held"       // on its edge, until its application's limit lets it pass
 	PlaceRetrying   Place = "retrying"   // on its edge, until the time of the next attempt
 	PlaceTrash      Place = "trash"      // failed, until someone decides
 	PlaceParked     Place = "parked"     // at a breakpoint, until someone decides
@@ -144,6 +145,7 @@ const messagesSQL = `
 select m.process_id, m.id, m.parent_id, d.replaced_by, t.name as topology, v.number as version, e.from_node as from, e.to_node as node,
        case when j.state = 'running' then 'running'
             when j.state in ('retryable', 'scheduled') then 'retrying'
+            when h.job_id is not null then 'held'
             when j.state is not null or w.place is not null then 'waiting'
             when r.class = 'breakpoint' then 'parked'
             when r.message_id is not null then 'trash'
@@ -180,6 +182,11 @@ left join lateral (
 left join lateral (
     select j.state, j.scheduled_at from river.river_job j where j.id = coalesce(w.token, case when w.place is null then m.id end) limit 1
 ) j on true
+left join lateral (
+    select h.job_id from sluice.limiter_hold h
+    where h.tenant_id = m.tenant_id and h.process_id = m.process_id and h.job_id = m.id
+    limit 1
+) h on true
 left join lateral (
     select r.message_id, r.class from sluice.trash r
     where r.tenant_id = m.tenant_id and r.process_id = m.process_id and r.message_id = m.id

@@ -1,0 +1,155 @@
+package queue
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+
+	"sluice/limiter"
+)
+
+// A released message has a time at which its call begins, a little ahead. One pacer starts them in order; timers of their own
+// would mix them up. A call that could not begin in time is not made: its token is lost, and its message is held again.
+
+// grant is the leave to make one call.
+type grant struct {
+	gate  gateKey
+	slots bool          // the end of the call lets another begin
+	start time.Time     // by this machine's monotonic clock
+	until time.Time     // when it is too late
+	due   chan struct{} // closed when it is time
+	paces []pace
+}
+
+// pace is a strict limit that the call has to keep as it begins.
+type pace struct {
+	pacer *limiter.Pacer
+	limit limiter.Limit
+}
+
+// paceKey names a bucket.
+type paceKey struct {
+	gateKey
+	user  string
+	total bool
+}
+
+// pacers are those of strict limits.
+type pacers struct {
+	mu     sync.Mutex
+	known  map[paceKey]*limiter.Pacer
+	closed map[gateKey]time.Time // gates that the application itself has closed, as this runner knows
+}
+
+// most pacers that are kept; when there are more, those that rest are forgotten.
+const mostPacers = 10_000
+
+// of is the pacer of a bucket.
+func (p *pacers) of(key paceKey) *limiter.Pacer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.known[key]; known != nil {
+		return known
+	}
+	if len(p.known) >= mostPacers {
+		now := time.Now()
+		for k, known := range p.known {
+			if known.Rests(now) {
+				delete(p.known, k)
+			}
+		}
+	}
+	if p.known == nil {
+		p.known = map[paceKey]*limiter.Pacer{}
+	}
+	made := &limiter.Pacer{}
+	p.known[key] = made
+	return made
+}
+
+// close notes that a gate is closed until then.
+func (p *pacers) close(gate gateKey, until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed == nil {
+		p.closed = map[gateKey]time.Time{}
+	}
+	if until.After(p.closed[gate]) {
+		p.closed[gate] = until
+	}
+}
+
+func (p *pacers) isClosed(gate gateKey, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	until, known := p.closed[gate]
+	if known && !until.After(now) {
+		delete(p.closed, gate)
+	}
+	return until.After(now)
+}
+
+// awaitStart waits until a released call may begin. It returns false if it must not begin any more.
+func (e *Engine) awaitStart(d *delivery) bool {
+	g := d.grant
+	if g == nil {
+		return true
+	}
+	select {
+	case <-g.due:
+	case <-e.startCtx.Done():
+		return false
+	}
+	for _, p := range g.paces {
+		for {
+			wait := p.pacer.Begin(p.limit, time.Now())
+			if wait == 0 {
+				break
+			}
+			if time.Now().Add(wait).After(g.until) {
+				return false
+			}
+			pauseFor(e.startCtx, wait)
+		}
+	}
+	now := time.Now()
+	return now.Before(g.until) && !e.pacers.isClosed(g.gate, now) && e.startCtx.Err() == nil && d.life.fresh()
+}
+
+// paceLoop lets released calls begin, each at its time.
+func (e *Engine) paceLoop(ctx context.Context) {
+	var waiting byStart
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case released := <-e.grants:
+			for _, g := range released {
+				heap.Push(&waiting, g)
+			}
+		case <-timer.C:
+		}
+		for len(waiting) > 0 && !waiting[0].start.After(time.Now()) {
+			close(heap.Pop(&waiting).(*grant).due)
+		}
+		if len(waiting) > 0 {
+			timer.Reset(time.Until(waiting[0].start))
+		}
+	}
+}
+
+type byStart []*grant
+
+func (h byStart) Len() int           { return len(h) }
+func (h byStart) Less(i, j int) bool { return h[i].start.Before(h[j].start) }
+func (h byStart) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *byStart) Push(g any)        { *h = append(*h, g.(*grant)) }
+func (h *byStart) Pop() any {
+	last := len(*h) - 1
+	g := (*h)[last]
+	*h = (*h)[:last]
+	return g
+}
