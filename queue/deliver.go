@@ -155,6 +155,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 	switch {
 	case err == nil:
 		e.reached(n, false)
+		e.hear(d, result.Rates, false)
 		s.read(result)
 	case !errors.As(err, &failure):
 		failure = &worker.Failure{Class: worker.Transient, Reason: err.Error()}
@@ -164,6 +165,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 			return nil, false
 		}
 		e.noteFailure(n, failure)
+		e.hear(d, failure.Rates, failure.Class == worker.Limited)
 		s.status = failure.Status
 		s.fail(failure)
 	}

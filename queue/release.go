@@ -39,6 +39,7 @@ type gates struct {
 	mu     sync.Mutex
 	hinted map[gateKey]struct{} // to which something came
 	alarms map[gateKey]gateAlarm
+	words  map[gateKey]word // of applications
 	wake   chan struct{}
 }
 
@@ -48,7 +49,7 @@ type gateAlarm struct {
 }
 
 func newGates() *gates {
-	return &gates{hinted: map[gateKey]struct{}{}, alarms: map[gateKey]gateAlarm{}, wake: make(chan struct{}, 1)}
+	return &gates{hinted: map[gateKey]struct{}{}, alarms: map[gateKey]gateAlarm{}, words: map[gateKey]word{}, wake: make(chan struct{}, 1)}
 }
 
 // hint tells this runner that something came to gates.
@@ -124,6 +125,9 @@ func (e *Engine) releaseLoop(ctx context.Context) {
 		case <-sweeps.C:
 			err = e.findOverdue(ctx)
 			sweeps.Reset(gateSweep*3/4 + time.Duration(rand.Int64N(int64(gateSweep/2))))
+		}
+		if err == nil {
+			err = e.closeGates(ctx)
 		}
 		var next time.Duration
 		for err == nil {

@@ -222,10 +222,116 @@ const overdueSQL = `
 union
 (select distinct tenant_id, limit_id from sluice.limiter_delta limit $1)`
 
-// closeGateSQL closes a gate for as long as the application asked for.
-const closeGateSQL = `
+// closeGateSQL closes a gate for as long as the application asked for, and slows it down if it refused a call. slowSQL tells,
+// before, how slow it is.
+const (
+	closeGateSQL = `
 update sluice.limiter_gate
 set closed_until = greatest(closed_until, clock_timestamp() + $3 * interval '1 microsecond'),
-    slow = case when $4 and slowed_at < clock_timestamp() - interval '1 second' then greatest(slow * 0.7, 0.02) else slow end,
-    slowed_at = case when $4 then clock_timestamp() else slowed_at end
+    slow = case when $4 then $5 else slow end, slowed_at = case when $4 then clock_timestamp() else slowed_at end
 where tenant_id = $1 and limit_id = $2`
+	slowSQL = `
+select slow, clock_timestamp() - slowed_at from sluice.limiter_gate where tenant_id = $1 and limit_id = $2 for update`
+)
+
+// terminateHeldSQL settles held messages as terminated, some thousands at once: those on edges $3 that came up to $5, of one
+// user if $4 is not null.
+var terminateHeldSQL = `
+with gone as materialized (
+    delete from sluice.limiter_hold
+    where (tenant_id, edge_id, user_name, seq) in (
+        select h.tenant_id, h.edge_id, h.user_name, h.seq from sluice.limiter_hold h
+        where h.tenant_id = $1 and h.limit_id = $2 and h.edge_id = any($3::bigint[]) and h.process_id is not null
+        and ($4::text is null or h.user_name = $4) and h.seq <= $5
+        order by h.edge_id, h.user_name, h.seq limit 5000 for update skip locked)
+    returning *
+), released_count as (
+    insert into sluice.limiter_delta (tenant_id, limit_id, user_name, edge_id, topology_id, held, arrived)
+    select tenant_id, limit_id, user_name, edge_id, 0, -count(*), 0 from gone group by tenant_id, limit_id, user_name, edge_id
+), new_decision as (
+    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
+    select tenant_id, process_id, job_id, 'terminate', $6, $7 from gone
+), old_cursor as (
+    delete from sluice.batch_cursor c using gone g where c.tenant_id = g.tenant_id and c.process_id = g.process_id and c.message_id = g.job_id
+), delta as materialized (
+    select process_id, count(*)::int as n from gone group by process_id
+), locked as materialized (
+    select p.id from sluice.process p join delta d on p.tenant_id = $1 and d.process_id = p.id order by p.id for update of p
+), counted as (
+    update sluice.process p
+    set open = p.open - d.n, terminated = p.terminated + d.n,
+        finished_at = case when p.open - d.n = 0 and p.trashed = 0 then coalesce(p.finished_at, now()) end
+    from delta d where p.tenant_id = $1 and p.id = d.process_id and (select count(*) from locked) >= 0
+), counted_edges as (
+    insert into sluice.edge_count as c (tenant_id, edge_id, slot, arrived, departed, bytes)
+    select $1, g.edge_id, $8::smallint, 0, count(*), -sum(s.size)
+    from gone g ` + sizeOf("$1", "g.process_id", "g.job_id") + `
+    group by g.edge_id order by g.edge_id
+    ` + addCounts + `
+)
+select count(*) from gone`
+
+// The views of operators.
+var (
+	limitColumns = `
+select l.application, l.id as limit_id, coalesce(l.amount, 0) as amount, coalesce(l.per, interval '0') as per, coalesce(l.burst, 0) as burst,
+       coalesce(l.total_amount, 0) as total_amount, coalesce(l.total_per, interval '0') as total_per, coalesce(l.total_burst, 0) as total_burst,
+       coalesce(l.parallel, 0) as parallel, l.weights, l.paused_at, coalesce(l.paused_by, '') as paused_by,
+       case when l.raised_until > clock_timestamp() then l.raise else 1 end as raise,
+       case when l.raised_until > clock_timestamp() then l.raised_until end as raised_until,
+       g.tokens, g.at, g.closed_until, g.slow, clock_timestamp() - g.slowed_at as slowed_ago, clock_timestamp() as now,
+       (g.held + coalesce((select sum(d.held) from sluice.limiter_delta d where d.tenant_id = g.tenant_id and d.limit_id = g.limit_id), 0))::bigint as held,
+       ` + decayed("g.rate_in", "g.metered_at") + ` as rate_in, ` + decayed("g.rate_out", "g.metered_at") + ` as rate_out,
+       (` + runningOfLimit + `)::int as running
+from sluice.limiter_limit l
+join sluice.limiter_gate g on g.tenant_id = l.tenant_id and g.limit_id = l.id
+where l.tenant_id = $1 and l.removed_at is null`
+	listLimitsSQL      = limitColumns + ` and l.application > $2 order by l.application limit $3`
+	oneLimitSQL        = limitColumns + ` and l.application = $2`
+	limitTopologiesSQL = `
+select coalesce(t.name, '') as topology, sum(s.held)::bigint as held, sum(s.rate_in) as rate_in, sum(s.rate_out) as rate_out
+from (
+    select l.topology_id, l.held, ` + decayed("l.rate_in", "l.metered_at") + ` as rate_in, ` + decayed("l.rate_out", "l.metered_at") + ` as rate_out
+    from sluice.limiter_line l where l.tenant_id = $1 and l.limit_id = $2
+    union all
+    select l.topology_id, d.held, 0, 0
+    from (select edge_id, user_name, sum(held) as held, max(topology_id) as topology_id from sluice.limiter_delta
+          where tenant_id = $1 and limit_id = $2 group by edge_id, user_name) d
+    cross join lateral (
+        select coalesce((select n.topology_id from sluice.limiter_line n
+                         where n.tenant_id = $1 and n.limit_id = $2 and n.edge_id = d.edge_id limit 1), d.topology_id) as topology_id
+    ) l
+) s
+left join sluice.topology t on t.tenant_id = $1 and t.id = s.topology_id
+group by t.name having sum(s.held) > 0 or sum(s.rate_in) + sum(s.rate_out) > 0.001
+order by sum(s.held) desc, t.name`
+	limitKeysSQL = `
+select k.user_name as user, k.tokens, k.at,
+       coalesce(o.amount, 0) as amount, coalesce(o.per, interval '0') as per, coalesce(o.burst, 0) as burst,
+       coalesce(o.weight, 1) as weight, o.user_name is not null as overridden, (k.held + coalesce(d.held, 0))::bigint as held,
+       coalesce(r.rate_in, 0) as rate_in, coalesce(r.rate_out, 0) as rate_out
+from (
+    select user_name, tokens, at, held from sluice.limiter_key where tenant_id = $1 and limit_id = $2
+    union all
+    select o.user_name, 0, 'epoch', 0 from sluice.limiter_override o
+    where o.tenant_id = $1 and o.limit_id = $2 and not exists (
+        select from sluice.limiter_key n where n.tenant_id = $1 and n.limit_id = $2 and n.user_name = o.user_name)
+) k
+left join sluice.limiter_override o on o.tenant_id = $1 and o.limit_id = $2 and o.user_name = k.user_name
+left join lateral (
+    select sum(d.held) as held from sluice.limiter_delta d where d.tenant_id = $1 and d.limit_id = $2 and d.user_name = k.user_name
+) d on true
+left join lateral (
+    select sum(` + decayed("l.rate_in", "l.metered_at") + `) as rate_in, sum(` + decayed("l.rate_out", "l.metered_at") + `) as rate_out
+    from sluice.limiter_line l where l.tenant_id = $1 and l.limit_id = $2 and l.user_name = k.user_name
+) r on true
+`
+	listKeysSQL    = limitKeysSQL + `where k.user_name > $3 order by k.user_name limit $4`
+	oneKeySQL      = limitKeysSQL + `where k.user_name = $3`
+	busiestKeysSQL = limitKeysSQL + `order by k.held desc, k.user_name limit $3`
+)
+
+// heldOfSQL counts held messages, and tells the last of them to arrive: on edges $3, of one user if $4 is not null.
+const heldOfSQL = `
+select count(*), coalesce(max(seq), 0) from sluice.limiter_hold
+where tenant_id = $1 and limit_id = $2 and edge_id = any($3::bigint[]) and process_id is not null and ($4::text is null or user_name = $4)`

@@ -382,7 +382,7 @@ func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *
 	case err != nil:
 		return Result{}, malformed(x.name, resp.StatusCode, err)
 	}
-	return Result{Reply: reply, Status: resp.StatusCode}, nil
+	return Result{Reply: reply, Status: resp.StatusCode, Rates: rates(resp.Header)}, nil
 }
 
 var (

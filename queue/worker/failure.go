@@ -63,6 +63,8 @@ type Failure struct {
 	Status int
 	// RetryAfter is how long the worker asked to be left alone, 0 if it did not.
 	RetryAfter time.Duration
+	// Rates is what the reply's headers said of rates, nil if they said nothing.
+	Rates http.Header
 	// Reason is for people: one line of at most [MaxReason] characters of valid
 	// UTF-8 without control characters, secrets or the query of a URL.
 	Reason string
@@ -100,7 +102,7 @@ func classOf(status int) Class {
 // refusal is the failure that a status other than 2xx stands for. body is the
 // start of what the worker said with it.
 func refusal(name string, resp *http.Response, body []byte, now time.Time) *Failure {
-	f := &Failure{Class: classOf(resp.StatusCode), Status: resp.StatusCode}
+	f := &Failure{Class: classOf(resp.StatusCode), Status: resp.StatusCode, Rates: rates(resp.Header)}
 	if f.Class != Rejected {
 		f.RetryAfter = retryAfter(resp.Header, now)
 	}
@@ -174,6 +176,25 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 		now = date
 	}
 	return min(max(at.Sub(now), 0), MaxRetryAfter)
+}
+
+// rates picks what headers say of rates.
+func rates(header http.Header) http.Header {
+	var found http.Header
+	for name, values := range header {
+		lower := strings.ToLower(name)
+		if lower != "retry-after" && !strings.HasPrefix(strings.TrimPrefix(lower, "x-"), "ratelimit") && !strings.HasPrefix(lower, "x-rate-limit-") {
+			continue
+		}
+		if found == nil {
+			found = http.Header{}
+			if date := header["Date"]; date != nil {
+				found["Date"] = date
+			}
+		}
+		found[name] = values
+	}
+	return found
 }
 
 // unreached is the failure of a call that got no connection.

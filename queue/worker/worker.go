@@ -17,6 +17,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strconv"
 	"time"
 )
@@ -190,6 +191,8 @@ type Result struct {
 	// Room is what a large reply takes, nil for a small one. Whoever made the call
 	// releases it when the messages are no longer needed.
 	Room Room
+	// Rates is what the reply's headers said of rates, nil if they said nothing.
+	Rates http.Header
 }
 
 // Timing is how long a call took. The parts count from Start; a part that was
