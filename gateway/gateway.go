@@ -148,6 +148,7 @@ func assemble(c Config) *gateway {
 	g.addProcesses()
 	g.addTrash()
 	g.addBulks()
+	g.addRetention()
 	g.addWorkers()
 	g.addKeys()
 	g.addHouse()

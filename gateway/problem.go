@@ -58,6 +58,7 @@ var problems = []struct {
 	{trash.ErrNoBulk, openapi.NotFound, "there is no such bulk"},
 	{trash.ErrBulkState, openapi.Conflict, ""},
 	{trash.ErrBulk, openapi.ValidationFailed, ""},
+	{trash.ErrRetention, openapi.ValidationFailed, ""},
 	{trash.ErrContent, openapi.ValidationFailed, ""},
 }
 

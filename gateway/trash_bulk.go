@@ -61,13 +61,14 @@ func (f bulkFilterView) filter() (trash.Filter, error) {
 }
 
 type planView struct {
-	Action      string            `json:"action" enum:"approve,reject,edit" doc:"What is done about each of them"`
+	Action      string            `json:"action" enum:"approve,reject,edit,assign,comment" doc:"What is done about each of them; to comment is to add the reason as a remark"`
+	To          string            `json:"to,omitempty" maxLength:"200" doc:"Of an assignment: whose they are from now on; absent: nobody's"`
 	Filter      bulkFilterView    `json:"filter,omitzero" required:"false" doc:"Which; all that is in the trash, if it says nothing"`
 	Version     int               `json:"version,omitempty" minimum:"1" maximum:"2147483647" doc:"Of an approval: the version in which messages go on, at the node of the same name"`
 	Patch       []patchStepView   `json:"patch,omitempty" maxItems:"100" doc:"Of an approval or an edit: a JSON Patch (RFC 6902) of the body"`
 	SetHeaders  map[string]string `json:"set_headers,omitempty" doc:"Of an approval or an edit: headers that get another value"`
 	DropHeaders []string          `json:"drop_headers,omitempty" maxItems:"100" doc:"Of an approval or an edit: headers that go"`
-	Reason      string            `json:"reason,omitempty" maxLength:"1000" doc:"Why, for the record; a rejection needs one"`
+	Reason      string            `json:"reason,omitempty" maxLength:"1000" doc:"Why, for the record; a rejection needs one, and a comment is one"`
 	Rate        float64           `json:"rate,omitempty" minimum:"0.01" maximum:"100000" doc:"Messages a second at most; as fast as it goes, if it says nothing"`
 }
 
@@ -96,7 +97,8 @@ func (v *anyJSON) UnmarshalJSON(data []byte) error {
 // BulkView is a bulk as the contract shows it.
 type BulkView struct {
 	ID          int64             `json:"id"`
-	Action      string            `json:"action" enum:"approve,reject,edit"`
+	Action      string            `json:"action" enum:"approve,reject,edit,assign,comment"`
+	To          string            `json:"to,omitempty" doc:"Of an assignment: to whom; absent: to nobody"`
 	State       string            `json:"state" enum:"preview,running,paused,cancelled,done"`
 	Filter      anyJSON           `json:"filter" doc:"As it was asked for"`
 	Version     int               `json:"version,omitempty"`
@@ -187,7 +189,7 @@ func (g *gateway) previewBulk(ctx context.Context, in *answer[planView]) (*answe
 	}
 	plan := trash.Plan{
 		Action: trash.Action(in.Body.Action), Filter: f, Version: in.Body.Version, Reason: in.Body.Reason, Rate: in.Body.Rate, Asked: in.Body.Filter,
-		Change: trash.Change{Drop: in.Body.DropHeaders},
+		Change: trash.Change{Drop: in.Body.DropHeaders}, To: in.Body.To,
 	}
 	for name, value := range in.Body.SetHeaders {
 		if plan.Change.Set == nil {
@@ -222,6 +224,9 @@ func viewOfBulk(b trash.Bulk) BulkView {
 	}
 	if b.Version != nil {
 		view.Version = *b.Version
+	}
+	if b.AssignTo != nil {
+		view.To = *b.AssignTo
 	}
 	if b.Rate != nil {
 		view.Rate = *b.Rate

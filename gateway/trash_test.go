@@ -236,6 +236,7 @@ func TestBulksOfTheTrash(t *testing.T) {
 	for _, body := range []string{
 		`{}`, `{"action":"edit"}`, `{"action":"reject"}`, `{"action":"multiply"}`, `{"action":"approve","rate":-1}`, `{"action":"approve","filter":{"version":1}}`,
 		`{"action":"approve","filter":{"cause":"x"}}`, `{"action":"edit","patch":[{"op":"add","path":"/a"}]}`, `{"action":"edit","patch":[{"op":"add","path":"a","value":1}]}`,
+		`{"action":"comment"}`, `{"action":"reject","reason":"a","to":"ann"}`, `{"action":"assign","to":"ann","set_headers":{"a":"b"}}`,
 		`{"action":"edit","patch":[{"op":"odd","path":"/a"}]}`, `{"action":"approve","odd":1}`, `{"action":"approve","filter":{"odd":1}}`, `{"action":"reject","reason":"a","version":2}`,
 	} {
 		d.refused(422, "validation-failed", "POST", "/v1/trash/bulks", body, "Content-Type", "application/json")

@@ -22,7 +22,7 @@ var (
 	Unauthenticated = Kind{"unauthenticated", http.StatusUnauthorized, "API key missing or not valid",
 		"Send an API key as `Authorization: Bearer sluice_…`. A key that was revoked, or that this server does not know, is refused in the same way."}
 	Forbidden = Kind{"forbidden", http.StatusForbidden, "Not allowed with this API key",
-		"The key is valid, but its scopes do not cover this operation. Use a key with the scope that the operation asks for."}
+		"The key is valid, but its scopes do not cover this operation, or the message waits at a breakpoint for others. Use a key with the scope that the operation asks for, or one that the breakpoint names."}
 	NotFound = Kind{"not-found", http.StatusNotFound, "Not found",
 		"There is no such thing, or it belongs to another tenant; the two look the same from outside."}
 	MethodNotAllowed = Kind{"method-not-allowed", http.StatusMethodNotAllowed, "Method not allowed",

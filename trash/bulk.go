@@ -21,6 +21,9 @@ const (
 	Approving Action = "approve"
 	Rejecting Action = "reject"
 	Editing   Action = "edit"
+
+	Assigning  Action = "assign"
+	Commenting Action = "comment" // with the reason
 )
 
 // BulkState is how far a bulk has come.
@@ -53,6 +56,7 @@ type Plan struct {
 	Filter  Filter
 	Change  Change // of an approval or an edit
 	Version int    // of an approval: the version in which messages go on; 0: the one where they failed
+	To      string // of an assignment: whose they are; "": nobody's
 	Reason  string
 	Rate    float64 // entries a second; 0: as fast as it goes
 	Asked   any     // the filter in the words in which it was asked for, for the record
@@ -62,10 +66,14 @@ func (p Plan) check() error {
 	switch {
 	case p.Action == Editing && p.Change.IsZero():
 		return fmt.Errorf("%w: it edits, and says no change", ErrBulk)
-	case p.Action == Rejecting && !p.Change.IsZero():
-		return fmt.Errorf("%w: it rejects, and nothing would see the change", ErrBulk)
+	case p.Action != Editing && p.Action != Approving && !p.Change.IsZero():
+		return fmt.Errorf("%w: only what is edited or approved can be changed", ErrBulk)
 	case p.Action == Rejecting && p.Reason == "":
 		return fmt.Errorf("%w: to reject needs a reason", ErrBulk)
+	case p.Action == Commenting && p.Reason == "":
+		return fmt.Errorf("%w: the remark is the reason, which is empty", ErrBulk)
+	case p.Action != Assigning && p.To != "":
+		return fmt.Errorf("%w: it does not assign, and says to whom", ErrBulk)
 	case p.Action != Approving && p.Version != 0:
 		return fmt.Errorf("%w: only what is approved goes on in a version", ErrBulk)
 	}
@@ -80,6 +88,7 @@ type Bulk struct {
 	Filter     json.RawMessage // for the record
 	Change     Change
 	Version    *int
+	AssignTo   *string // of an assignment
 	Reason     string
 	Rate       *float64
 	Total      int  // entries that were chosen
@@ -129,10 +138,10 @@ func (t *Trash) Preview(ctx context.Context, tenant int64, by string, plan Plan)
 		var id int64
 		var now time.Time
 		if err := tx.QueryRow(ctx, `
-			insert into sluice.bulk (tenant_id, action, state, filter, change, version, reason, rate, created_by)
-			values ($1, $2, 'preview', $3, $4, nullif($5, 0), $6, nullif($7::float8, 0), $8)
+			insert into sluice.bulk (tenant_id, action, state, filter, change, version, reason, rate, created_by, assign_to)
+			values ($1, $2, 'preview', $3, $4, nullif($5, 0), $6, nullif($7::float8, 0), $8, case when $2 = 'assign' then $9 end)
 			returning id, clock_timestamp()`,
-			tenant, plan.Action, json.RawMessage(recorded), plan.Change, plan.Version, plan.Reason, plan.Rate, by).Scan(&id, &now); err != nil {
+			tenant, plan.Action, json.RawMessage(recorded), plan.Change, plan.Version, plan.Reason, plan.Rate, by, plan.To).Scan(&id, &now); err != nil {
 			return err
 		}
 		// What comes while entries are chosen has not been seen by anyone.
@@ -291,7 +300,7 @@ func itemsAfter(ctx context.Context, tx pgx.Tx, tenant, bulk, after int64, n int
 }
 
 const bulkColumns = `
-select id, action, state, filter, change, version, reason, rate, total, more, done, failed,
+select id, action, state, filter, change, version, assign_to, reason, rate, total, more, done, failed,
        created_by, created_at, started_by, started_at, finished_at
 from sluice.bulk `
 

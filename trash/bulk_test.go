@@ -281,6 +281,38 @@ func TestBulkEdit(t *testing.T) {
 	r.conserved()
 }
 
+// A bulk says whose entries are, and remarks; they stay in the trash, and their histories have it.
+func TestBulkAssignAndComment(t *testing.T) {
+	t.Parallel()
+	r, db := heap(t, 300)
+	r.work(db.Pool())
+	b, _ := r.preview(trash.Plan{Action: trash.Assigning, To: "bob", Reason: "he knows"})
+	r.take(b, trash.StartBulk)
+	if b = r.ends(b); b.Done != 300 || b.Failed != 0 || *b.AssignTo != "bob" {
+		t.Errorf("%+v", b)
+	}
+	for _, plan := range []trash.Plan{
+		{Action: trash.Commenting, Filter: trash.Filter{Assigned: "bob"}, Reason: "ticket 4711"},
+		{Action: trash.Assigning, Filter: trash.Filter{Assigned: "bob"}},
+	} {
+		b, _ := r.preview(plan)
+		r.take(b, trash.StartBulk)
+		if b = r.ends(b); b.Done != 300 {
+			t.Errorf("%+v", b)
+		}
+	}
+	id := r.entries(300)[7].ID
+	d := r.message(id).Decisions
+	if len(d) != 3 || d[0].Verdict != "assign" || d[0].Detail["to"] != "bob" || d[0].Detail["from"] != "" || d[0].Detail["bulk"] != float64(b.ID) ||
+		d[1].Verdict != "comment" || d[1].Reason != "ticket 4711" || d[1].Detail["bulk"] == nil || d[2].Detail["to"] != "" || d[2].Detail["from"] != "bob" {
+		t.Errorf("%+v", d)
+	}
+	if n := r.count(`sluice.trash where assigned_to is null`); n != 300 {
+		t.Errorf("%d are nobody's", n)
+	}
+	r.conserved()
+}
+
 // Of a bulk onto another version those fail alone that cannot go there, and order is kept where the node keeps it.
 func TestBulkOnto(t *testing.T) {
 	t.Parallel()

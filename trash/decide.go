@@ -164,23 +164,28 @@ func (t *Trash) Assign(ctx context.Context, tenant int64, act Act, to string) er
 		if err := lock(ctx, tx, tenant, act); err != nil {
 			return err
 		}
-		processes, numbers := columns(act.Entries)
-		_, err := tx.Exec(ctx, `
-			with was as (
-			    select t.process_id, t.message_id, coalesce(t.assigned_to, '') as assigned_to
-			    from sluice.trash t join unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id) using (process_id, message_id)
-			    where t.tenant_id = $1
-			), new_decision as (
-			    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, detail)
-			    select $1, process_id, message_id, 'assign', $4, $5, jsonb_build_object('to', $6::text, 'from', assigned_to)
-			    from was order by message_id
-			)
-			update sluice.trash t set assigned_to = nullif($6, ''), revision = nextval('sluice.trash_revision_seq')
-			from was w
-			where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id`,
-			tenant, processes, numbers, act.By, act.Reason, to)
-		return err
+		return assign(ctx, tx, tenant, act, to)
 	})
+}
+
+// assign says whose entries are that are locked.
+func assign(ctx context.Context, tx pgx.Tx, tenant int64, act Act, to string) error {
+	processes, numbers := columns(act.Entries)
+	_, err := tx.Exec(ctx, `
+		with was as (
+		    select t.process_id, t.message_id, coalesce(t.assigned_to, '') as assigned_to
+		    from sluice.trash t join unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id) using (process_id, message_id)
+		    where t.tenant_id = $1
+		), new_decision as (
+		    insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, detail)
+		    select $1, process_id, message_id, 'assign', $4, $5, $7::jsonb || jsonb_build_object('from', assigned_to)
+		    from was order by message_id
+		)
+		update sluice.trash t set assigned_to = nullif($6, ''), revision = nextval('sluice.trash_revision_seq')
+		from was w
+		where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id`,
+		tenant, processes, numbers, act.By, act.Reason, to, with(act.Detail, "to", to))
+	return err
 }
 
 // Comment adds a remark to the history of entries: the act's reason.
@@ -190,19 +195,24 @@ func (t *Trash) Comment(ctx context.Context, tenant int64, act Act) error {
 		if err := lock(ctx, tx, tenant, act); err != nil {
 			return err
 		}
-		processes, numbers := columns(act.Entries)
-		_, err := tx.Exec(ctx, `
-			with commented as (
-			    update sluice.trash t set revision = nextval('sluice.trash_revision_seq')
-			    from unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id)
-			    where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
-			    returning t.process_id, t.message_id
-			)
-			insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason)
-			select $1, process_id, message_id, 'comment', $4, $5 from commented order by message_id`,
-			tenant, processes, numbers, act.By, act.Reason)
-		return err
+		return comment(ctx, tx, tenant, act)
 	})
+}
+
+// comment adds a remark to the history of entries that are locked.
+func comment(ctx context.Context, tx pgx.Tx, tenant int64, act Act) error {
+	processes, numbers := columns(act.Entries)
+	_, err := tx.Exec(ctx, `
+		with commented as (
+		    update sluice.trash t set revision = nextval('sluice.trash_revision_seq')
+		    from unnest($2::uuid[], $3::bigint[]) as w(process_id, message_id)
+		    where t.tenant_id = $1 and t.process_id = w.process_id and t.message_id = w.message_id
+		    returning t.process_id, t.message_id
+		)
+		insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by, reason, detail)
+		select $1, process_id, message_id, 'comment', $4, $5, $6::jsonb from commented order by message_id`,
+		tenant, processes, numbers, act.By, act.Reason, act.Detail)
+	return err
 }
 
 // Edit says what is to be sent instead when the entry is approved. The content that failed is kept; of several edits

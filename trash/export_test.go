@@ -6,6 +6,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// Prune deletes what tenants do not want to keep.
+var Prune = prune
+
 // GroupsSQL is the statement of groups, for a test that looks at its plan.
 var GroupsSQL = groupsSQL
 

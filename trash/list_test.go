@@ -109,6 +109,11 @@ func TestListShowsAll(t *testing.T) {
 		{trash.Filter{From: second(100), Until: second(200)}, `failed_at >= '2025-01-01 00:01:40Z' and failed_at < '2025-01-01 00:03:20Z'`},
 		{trash.Filter{From: second(100), Until: second(300), Class: process.ClassExhausted}, `failed_at >= '2025-01-01 00:01:40Z' and failed_at < '2025-01-01 00:05Z' and class = 'exhausted'`},
 		{trash.Filter{From: second(9000)}, `false`},
+		{trash.Filter{Type: trash.Failed}, `true`},
+		{trash.Filter{Type: trash.Failed, Class: process.ClassExhausted}, `class = 'exhausted'`},
+		{trash.Filter{Type: trash.Parked}, `false`},
+		{trash.Filter{Type: trash.Parked, Class: process.ClassExhausted}, `false`},
+		{trash.Filter{DueBefore: second(100)}, `false`},
 		{trash.Filter{Text: "LATE"}, `cause = 17`},
 		{trash.Filter{Text: "with 100%"}, `r.message_id > 3`}, // the first three have no body
 		{trash.Filter{Text: "with 1__%"}, `false`},
@@ -177,6 +182,8 @@ func TestListPlans(t *testing.T) {
 			{"trash_edge_failed_idx", trash.Filter{Topology: "flow", Node: "b"}},
 			{"trash_cause_idx", trash.Filter{Cause: &late, Node: "b"}},
 			{"trash_class_idx", trash.Filter{Class: process.ClassCancelled}},
+			{"trash_class_idx", trash.Filter{Type: trash.Parked}},
+			{"trash_failed_idx", trash.Filter{Type: trash.Failed}},
 			{"trash_pkey", trash.Filter{Process: uuid.New()}},
 		} {
 			for _, o := range []trash.Order{trash.Oldest, trash.Newest} {
@@ -203,7 +210,7 @@ func TestListPlans(t *testing.T) {
 			}
 		}
 	}
-	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10, ""); !strings.Contains(plan, "trash_") {
+	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10, "", "", nil); !strings.Contains(plan, "trash_") {
 		t.Errorf("groups:\n%s", plan)
 	}
 }
@@ -220,7 +227,7 @@ func TestMillion(t *testing.T) {
 	for _, f := range []trash.Filter{
 		{}, {From: second(300_000)}, {Topology: "flow"}, {Application: "crm"}, {Worker: "demo", From: second(300_000)}, {Cause: &late}, {Cause: &late, Node: "b"},
 		{Class: process.ClassCancelled}, {Class: process.ClassCancelled, Node: "b"}, {Process: uuid.MustParse("c4ca4238-a0b9-2382-0dcc-509a6f75849b")},
-		{Text: "nowhere"}, {Text: "late", From: second(500_000)},
+		{Type: trash.Parked}, {Type: trash.Failed}, {DueBefore: second(500_000)}, {Text: "nowhere"}, {Text: "late", From: second(500_000)},
 	} {
 		for _, o := range []trash.Order{trash.Oldest, trash.Newest} {
 			best := time.Hour

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +20,6 @@ import (
 // How bulks are worked.
 const (
 	lookForBulks = time.Second      // how often, when nobody tells of one
-	tidyEvery    = 10 * time.Minute // what is left of old ones is cleared away
 	bulkItems    = 200              // entries in one transaction
 	bulkBytes    = 16 << 20         // of their bodies, but for the first
 	bulkTime     = 30 * time.Second // of one transaction
@@ -28,15 +28,13 @@ const (
 
 // Run works bulks until ctx ends. Any number of processes may do so at once: the row of a bulk is locked by whoever works
 // it, and what was decided about its entries is committed with how far it has come; so each entry is decided about
-// once, whoever stops at what moment.
+// once, whoever stops at what moment. Beside that it deletes what nobody wants to keep any longer: see [Retention].
 func (t *Trash) Run(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	tidied := time.Time{}
+	var pruning sync.WaitGroup
+	defer pruning.Wait()
+	pruning.Go(func() { keepTidy(ctx, pool, log) })
 	for ctx.Err() == nil {
 		worked, err := t.workBulk(ctx, pool)
-		if err == nil && time.Since(tidied) > tidyEvery {
-			tidied = time.Now()
-			err = tidyBulks(ctx, pool)
-		}
 		if err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "Bulk not worked, trying again", "err", err)
 		}
@@ -47,6 +45,19 @@ func (t *Trash) Run(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 		case <-ctx.Done():
 		case <-t.wake:
 		case <-time.After(nextBulk(ctx, pool)):
+		}
+	}
+}
+
+// keepTidy clears away what is left of old bulks, and old processes, now and then.
+func keepTidy(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
+	for ctx.Err() == nil {
+		if err := errors.Join(tidyBulks(ctx, pool), prune(ctx, pool)); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "Old entries of the trash not cleared away, trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pruneEvery):
 		}
 	}
 }
@@ -156,9 +167,11 @@ func (t *Trash) workOn(ctx context.Context, tx pgx.Tx, r running) (queues []stri
 		}
 	}
 	act := Act{By: r.StartedBy, Reason: b.Reason, Detail: map[string]any{"bulk": r.ID}, Entries: left}
-	denied, err := notAllowed(ctx, tx, r.TenantID, act)
-	if err != nil {
-		return nil, err
+	var denied map[process.MessageID][]string
+	if b.Action != Assigning && b.Action != Commenting { // which anybody may
+		if denied, err = notAllowed(ctx, tx, r.TenantID, act); err != nil {
+			return nil, err
+		}
 	}
 	left = slices.DeleteFunc(left, func(id process.MessageID) bool {
 		mayAct, is := denied[id]
@@ -271,6 +284,10 @@ func (t *Trash) carryOutAll(ctx context.Context, tx pgx.Tx, tenant int64, b Bulk
 		_, queues, err = t.resend(ctx, tx, tenant, act, version)
 	case Rejecting:
 		err = reject(ctx, tx, tenant, act)
+	case Assigning:
+		err = assign(ctx, tx, tenant, act, *b.AssignTo)
+	case Commenting:
+		err = comment(ctx, tx, tenant, act)
 	}
 	return queues, err
 }

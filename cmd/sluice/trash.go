@@ -28,6 +28,8 @@ type trashCmd struct {
 	Assign  trashAssignCmd  `cmd:"" help:"Say whose messages are."`
 	Bulk    trashBulkCmd    `cmd:"" help:"Decide about many messages at once."`
 	Comment trashCommentCmd `cmd:"" help:"Add a remark to what happened to a message."`
+
+	Retention retentionCmd `cmd:"" help:"How long is kept what was decided about."`
 }
 
 func (trashCmd) Help() string {

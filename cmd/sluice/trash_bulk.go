@@ -15,6 +15,8 @@ import (
 type trashBulkCmd struct {
 	Approve bulkApproveCmd `cmd:"" help:"Send all messages again that a filter asks for."`
 	Reject  bulkRejectCmd  `cmd:"" help:"Settle all messages that a filter asks for, without sending them again."`
+	Assign  bulkAssignCmd  `cmd:"" help:"Say whose all messages are that a filter asks for."`
+	Comment bulkCommentCmd `cmd:"" help:"Add a remark to all messages that a filter asks for."`
 	Edit    bulkEditCmd    `cmd:"" help:"Change all messages that a filter asks for; they stay in the trash."`
 	List    bulkListCmd    `cmd:"" help:"List bulks, the newest first."`
 	Show    bulkShowCmd    `cmd:"" help:"Show how far a bulk has come, and which messages it left alone."`
@@ -231,6 +233,37 @@ func (bulkEditCmd) Help() string {
 	return examples("It counts the messages and shows some, and what would become of them; with --yes it goes on.",
 		"sluice trash bulk edit --node store --set-header x-region=eu --drop-header x-debug",
 		"sluice trash bulk edit --node store --patch @mend.json --yes")
+}
+
+type bulkAssignCmd struct {
+	apiFlags
+	bulkPlan
+	To     string `required:"" placeholder:"WHO" help:"Whose they are from now on; '' is nobody."`
+	Reason string `help:"Why, for the record."`
+}
+
+func (c bulkAssignCmd) Run(ctx context.Context, p *program, api *client) error {
+	return c.run(ctx, p, api, map[string]any{"action": "assign", "to": c.To, "reason": c.Reason})
+}
+
+func (bulkAssignCmd) Help() string {
+	return examples("It counts the messages and shows some; with --yes it goes on.",
+		"sluice trash bulk assign --application crm --to ann --yes")
+}
+
+type bulkCommentCmd struct {
+	apiFlags
+	bulkPlan
+	Remark string `required:"" name:"remark" placeholder:"TEXT" help:"The remark."`
+}
+
+func (c bulkCommentCmd) Run(ctx context.Context, p *program, api *client) error {
+	return c.run(ctx, p, api, map[string]any{"action": "comment", "reason": c.Remark})
+}
+
+func (bulkCommentCmd) Help() string {
+	return examples("It counts the messages and shows some; with --yes it goes on.",
+		"sluice trash bulk comment --cause 9f86d081884c7d65 --remark 'ticket 4711' --yes")
 }
 
 type bulkListCmd struct {

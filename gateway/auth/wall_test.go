@@ -33,6 +33,7 @@ var rowsOf = []string{
 	`insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by) values ($1, $2, 1, 'approve', 'test')`,
 	`insert into sluice.idempotency_key (tenant_id, digest, body_digest, process_id) values ($1, '', '', $2)`,
 	`insert into sluice.edge_count (tenant_id, edge_id, slot, arrived, departed, bytes) values ($1, 1, -1, 0, 0, 0)`,
+	`insert into sluice.trash_retention (tenant_id, set_by) values ($1, 'test')`,
 	`insert into sluice.bulk (tenant_id, action, state, filter, reason, created_by) values ($1, 'approve', 'preview', '{}', '', 'test')`,
 	`insert into sluice.bulk_item (tenant_id, bulk_id, message_id, process_id, revision) values ($1, 1, 1, $2, 1)`,
 	`insert into sluice.lane (tenant_id, edge_id, key) values ($1, 1, '')`,

@@ -1,0 +1,1 @@
+drop index sluice.decision_verdict_idx;
