@@ -47,7 +47,7 @@ var gated = []struct{ name, text string }{
 	{"hand off", "item as materialized ("},
 	{"look for committed", "join sluice.attempt a on"},
 	{"take over", "orphan as ("},
-	{"list claims", "select id from river.river_job\nwhere state = 'running'"},
+	{"list claims", "select id, attempt from river.river_job\nwhere state = 'running'"},
 	{"give back", "mine as ("},
 	{"alarm", "rung as ("},
 	{"beat", "set lease_until"},

@@ -562,7 +562,7 @@ func (e *Engine) giveBack(d *delivery) {
 		}
 		return
 	}
-	if _, err := e.wakeCounted(ctx, releaseSQL, d.life.claimant, []int64{d.id}); err != nil {
+	if _, err := e.wakeCounted(ctx, releaseSQL, d.life.claimant, []int64{d.id}, []int16{int16(d.attempt)}); err != nil {
 		e.log.Warn("Claim not given back, its lease will run out", "job_id", d.id, "err", err)
 	}
 }

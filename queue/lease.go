@@ -59,7 +59,7 @@ func (e *Engine) beginLife(ctx context.Context) error {
 // endLife gives back whatever is still claimed and ends the lease, so that others need not wait for that.
 func (e *Engine) endLife(ctx context.Context) error {
 	l := e.life()
-	if _, err := e.pool.Exec(ctx, releaseSQL, l.claimant, nil); err != nil {
+	if _, err := e.pool.Exec(ctx, releaseSQL, l.claimant, nil, nil); err != nil {
 		return err
 	}
 	_, err := e.pool.Exec(ctx, `delete from sluice.runner where id = $1`, l.id)
@@ -120,22 +120,27 @@ func (e *Engine) reconcile(ctx context.Context) error {
 	defer cancel()
 	l := e.life()
 	rows, _ := e.pool.Query(ctx, claimsOfSQL, l.claimant)
-	claimed, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	type claim struct {
+		ID      int64
+		Attempt int16
+	}
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByName[claim])
 	if err != nil {
 		return err
 	}
 	var lost []int64
+	var attempts []int16
 	e.mu.Lock()
-	for _, id := range claimed {
-		if e.inFlight[id] == nil {
-			lost = append(lost, id)
+	for _, c := range claimed {
+		if e.inFlight[c.ID] == nil {
+			lost, attempts = append(lost, c.ID), append(attempts, c.Attempt)
 		}
 	}
 	e.mu.Unlock()
 	if len(lost) == 0 {
 		return nil
 	}
-	freed, err := e.wakeCounted(ctx, releaseSQL, l.claimant, lost)
+	freed, err := e.wakeCounted(ctx, releaseSQL, l.claimant, lost, attempts)
 	if freed > 0 {
 		e.log.WarnContext(ctx, "Claims without an owner given back", "count", freed)
 	}

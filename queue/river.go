@@ -366,17 +366,18 @@ with orphan as (
 )
 select queue, count(*) from freed group by queue`
 
-// claimsOfSQL lists the jobs that a runner has claimed.
+// claimsOfSQL lists the jobs that a runner has claimed, and under which attempt.
 const claimsOfSQL = `
-select id from river.river_job
+select id, attempt from river.river_job
 where state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $1::text`
 
-// releaseSQL gives claimed jobs back: those in $2, or all of the runner's when $2 is null.
+// releaseSQL gives claimed jobs back: those in $2 under the attempts in $3, or all of the runner's when $2 is null. The same
+// runner may have claimed a job anew before a statement that was thought lost arrives: that claim is another.
 const releaseSQL = `
 with mine as (
     select id from river.river_job
     where state = 'running' and attempted_by[array_upper(attempted_by, 1)] = $1::text
-    and ($2::bigint[] is null or id = any($2))
+    and ($2::bigint[] is null or (id, attempt) in (select * from unnest($2::bigint[], $3::smallint[])))
     order by id
     for update
 ), freed as (

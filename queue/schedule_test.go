@@ -868,6 +868,7 @@ func TestSchedulesFindWhatIsBroken(t *testing.T) {
 		{name: "no fence of lanes", old: holdsToken, story: (*schedule).twoLives, want: "without the claim"},
 		{name: "a fence of lanes by token alone", old: "(token, claim, runner) in (select id, claim, runner from token)", new: "token in (select id from token)", story: (*schedule).twoLives, want: "without the claim"},
 		{name: "lanes are not locked", old: "\n    for update of l\n", new: "\n", story: (*schedule).lastAndNext, want: "there is no token"},
+		{name: "claims given back by number alone", old: "(id, attempt) in (select * from unnest($2::bigint[], $3::smallint[]))", new: "(id, true) in (select *, $3::smallint[] is not null from unnest($2::bigint[]))", story: (*schedule).lateGiveBack, want: "while it is worked"},
 		{name: "nodes are not locked", old: " for no key update", new: " -- for no key update", story: (*schedule).twoClaims, want: "calls at once"},
 		{name: "no alarm", old: "where state in ('retryable', 'scheduled') and scheduled_at <= now()", new: "where false", want: "does not drain"},
 	} {
@@ -915,7 +916,7 @@ func TestSchedulesFindWhatIsBroken(t *testing.T) {
 func TestScheduledStories(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	for name, story := range map[string]func(*schedule){"two lives": (*schedule).twoLives, "last and next": (*schedule).lastAndNext, "two claims": (*schedule).twoClaims} {
+	for name, story := range map[string]func(*schedule){"two lives": (*schedule).twoLives, "last and next": (*schedule).lastAndNext, "two claims": (*schedule).twoClaims, "late give-back": (*schedule).lateGiveBack} {
 		if trace, wrong := l.tell(1, story); wrong != "" {
 			t.Errorf("%s: %s\n%s", name, wrong, strings.Join(trace, "\n"))
 		}
@@ -966,6 +967,45 @@ func (s *schedule) twoClaims() {
 		r.execute()
 	}
 	s.flush()
+}
+
+// lateGiveBack is of a runner that gives back a claim whose answer it never had, in a statement that arrives when it has
+// given it back by another, and claimed the message anew.
+func (s *schedule) lateGiveBack() {
+	r := s.join()
+	r.accept(s.offer("limit")) // whose events are not claimed at birth
+	s.flush()
+	r.fetch(queue.Awake(r.engine))
+	r.execute()
+	claim := r.gate.statements()[0]
+	s.commit(claim)
+	s.lose(claim)
+	s.quiet()
+
+	r.start(&op{kind: "reconcile"}, queue.Reconcile)
+	r.execute()
+	list := r.gate.statements()[0]
+	s.commit(list)
+	s.advance(list)
+	s.quiet()
+	late := r.gate.statements()[0]
+	late.haunt()
+	s.quiet()
+
+	r.start(&op{kind: "reconcile"}, queue.Reconcile)
+	s.quiet()
+	s.rush()
+	r.fetch(queue.Awake(r.engine))
+	s.quiet()
+	s.rush()
+	s.advance(late)
+	s.quiet()
+	s.commit(late)
+	var running bool
+	s.check(s.control.QueryRow(s.ctx, `select bool_or(state = 'running') from river.river_job where queue like 'e%'`).Scan(&running))
+	if len(r.pending()) != 1 || !running {
+		s.fail("a claim was given back while it is worked (%d calls)", len(r.pending()))
+	}
 }
 
 // offer is an event that a producer wants accepted. All have the same key of a lane.
