@@ -90,6 +90,19 @@ func (w world) examples() []example {
 		{op: "approve-trash", body: ids(w.entries[0]), foreign: 409}, // it names them in its body, not in its path
 		{op: "reject-trash", body: ids(w.entries[1]), foreign: 409},
 		{op: "terminate-process", body: `{"reason":"test"}`, param: map[string]string{"correlation_id": w.entries[2][:36]}},
+		{op: "list-limits"},
+		{op: "get-limit"},
+		{op: "pause-application"},
+		{op: "resume-application"},
+		{op: "raise-limit", body: `{"factor":2}`},
+		{op: "set-limit-user", body: `{"weight":2}`},
+		{op: "get-limit-user"},
+		{op: "list-limit-users"},
+		{op: "count-held", body: `{}`},
+		{op: "terminate-held", body: `{"up_to":1}`},
+		{op: "remove-limit-user"},
+		{op: "remove-limit"},
+		{op: "set-limit", body: `{"user":{"amount":50,"per_seconds":1}}`, foreign: 200}, // its own
 		{op: "list-workers"},
 		{op: "add-worker", body: `{"name":"another","url":"http://127.0.0.1:9"}`, foreign: 201}, // its own
 		{op: "test-worker", body: `{"action":"work","body":{}}`},
@@ -148,10 +161,13 @@ func (d *door) newWorld() world {
 		d.becomes(a.CorrelationID, "failed")
 		w.entries = append(w.entries, d.messages(a.CorrelationID)[0].MessageID)
 	}
+	d.do(http.StatusOK, "PUT", "/v1/limits/shop", map[string]any{"total": map[string]any{"amount": 50, "per_seconds": 1}}, nil)
+	d.do(http.StatusOK, "PUT", "/v1/limits/shop/users/acme", map[string]any{"weight": 3}, nil)
 	var bulk struct{ ID int64 }
 	d.do(http.StatusCreated, "POST", "/v1/trash/bulks", map[string]any{"action": "approve"}, &bulk)
 	w.params = map[string]string{
-		"bulk_id":  fmt.Sprint(bulk.ID),
+		"bulk_id":     fmt.Sprint(bulk.ID),
+		"application": "shop", "user": "acme",
 		"topology": "flow", "version": "1", "node": "in", "worker": "demo", "key_id": fmt.Sprint(key.ID),
 		"correlation_id": w.entries[0][:36], "message_id": w.entries[0],
 	}
@@ -227,7 +243,7 @@ func TestEveryOperationKeepsItsDoor(t *testing.T) {
 func (d *door) rows(tenant int64) map[string]int {
 	d.t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"topology", "topology_version", "edge", "worker", "api_key", "audit", "process", "message", "trash", "decision"} {
+	for _, table := range []string{"topology", "topology_version", "edge", "worker", "api_key", "audit", "process", "message", "trash", "decision", "limiter_limit", "limiter_override"} {
 		var n int
 		ok(d.t, d.pool.QueryRow(d.t.Context(), `select count(*) from sluice.`+table+` where tenant_id = $1`, tenant).Scan(&n))
 		counts[table] = n

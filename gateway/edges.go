@@ -33,10 +33,11 @@ type depthView struct {
 	Version  int        `json:"version" minimum:"1"`
 	From     string     `json:"from"`
 	To       string     `json:"to"`
-	Messages int64      `json:"messages" doc:"Open: waiting, running or retrying"`
+	Messages int64      `json:"messages" doc:"Open: waiting, running, held or retrying"`
 	Bytes    int64      `json:"bytes" doc:"The bodies of these"`
 	Waiting  int64      `json:"waiting"`
 	Running  int64      `json:"running"`
+	Held     int64      `json:"held" doc:"By the limit of an application"`
 	Retrying int64      `json:"retrying"`
 	Trashed  int64      `json:"trashed"`
 	Arrived  int64      `json:"arrived" doc:"Messages that ever came onto the edge; it only grows"`
@@ -113,7 +114,7 @@ func viewOfDepths(depths []queue.EdgeDepth) depthsView {
 		view.Bytes += d.Bytes
 		view.Items[i] = depthView{
 			Version: d.Version, From: d.From, To: d.To, Messages: d.Messages, Bytes: d.Bytes,
-			Waiting: d.Waiting, Running: d.Running, Retrying: d.Retrying, Trashed: d.Trashed,
+			Waiting: d.Waiting, Running: d.Running, Held: d.Held, Retrying: d.Retrying, Trashed: d.Trashed,
 			Arrived: d.Arrived, Departed: d.Departed, Oldest: utc(d.Oldest),
 		}
 		if d.Oldest != nil {

@@ -149,6 +149,7 @@ func assemble(c Config) *gateway {
 	g.addTrash()
 	g.addBulks()
 	g.addRetention()
+	g.addLimits()
 	g.addWorkers()
 	g.addKeys()
 	g.addHouse()

@@ -50,6 +50,10 @@ var problems = []struct {
 	{queue.ErrWorkerUsed, openapi.InUse, ""},
 	{queue.ErrBadWorker, openapi.ValidationFailed, ""},
 
+	{queue.ErrNoLimit, openapi.NotFound, "the application has no limit"},
+	{queue.ErrNoUser, openapi.NotFound, "the application has no such user"},
+	{queue.ErrBadLimit, openapi.ValidationFailed, ""},
+
 	{process.ErrNotFound, openapi.NotFound, "there is no such process or message"},
 	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
 	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},

@@ -84,7 +84,7 @@ type MessageView struct {
 	Version    int        `json:"version"`
 	From       string     `json:"from" doc:"The node that its edge leaves"`
 	Node       string     `json:"node" doc:"The node that it is for"`
-	Place      string     `json:"place" enum:"waiting,running,retrying,trash,parked,done,filtered,replaced,rejected,terminated,lost" doc:"Where it is; lost must not be"`
+	Place      string     `json:"place" enum:"waiting,running,held,retrying,trash,parked,done,filtered,replaced,rejected,terminated,lost" doc:"Where it is; lost must not be"`
 	DueAt      *time.Time `json:"due_at,omitempty" doc:"When the next attempt is, of one that is retrying"`
 	Attempt    int        `json:"attempt" doc:"How many attempts were made at it so far; the pages of a batch count too"`
 	Size       int64      `json:"size" doc:"Bytes of its body"`

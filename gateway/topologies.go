@@ -60,6 +60,7 @@ type topologyView struct {
 type heldView struct {
 	Waiting  int64 `json:"waiting"`
 	Running  int64 `json:"running"`
+	Held     int64 `json:"held" doc:"By the limit of an application"`
 	Retrying int64 `json:"retrying"`
 	Trashed  int64 `json:"trashed"`
 }
@@ -243,7 +244,7 @@ func summaryOf(ctx context.Context, tx pgx.Tx, tenant int64, name string) (topol
 }
 
 func viewOfHeld(h queue.Held) *heldView {
-	return &heldView{Waiting: h.Waiting, Running: h.Running, Retrying: h.Retrying, Trashed: h.Trashed}
+	return &heldView{Waiting: h.Waiting, Running: h.Running, Held: h.Held, Retrying: h.Retrying, Trashed: h.Trashed}
 }
 
 const (

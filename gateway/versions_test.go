@@ -542,7 +542,7 @@ func (c *cluster) verifyOrders(sent []sentEvent, processes []processItem, l *led
 func TestDeleteVersionThatHolds(t *testing.T) {
 	t.Parallel()
 	const events = 10
-	const held = `{"held":{"waiting":9,"running":1,"retrying":0,"trashed":0}}`
+	const held = `{"held":{"waiting":9,"running":1,"held":0,"retrying":0,"trashed":0}}`
 	setup := func(t *testing.T) (*cluster, *ledger) {
 		t.Helper()
 		t.Parallel()

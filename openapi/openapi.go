@@ -70,6 +70,7 @@ func tags() []*huma.Tag {
 		{Name: "topologies", Description: "Graphs of nodes, in numbered versions that never change"},
 		{Name: "processes", Description: "Everything that one event set off"},
 		{Name: "trash", Description: "Messages whose node gave up; they wait for a person"},
+		{Name: "limits", Description: "What applications allow, and the messages that wait for it"},
 		{Name: "workers", Description: "The services that do the work of nodes"},
 		{Name: "keys", Description: "Who may call this API"},
 		{Name: "tenants", Description: "Organisations; nothing crosses from one to another"},

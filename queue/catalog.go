@@ -172,6 +172,18 @@ func (c *catalog) limitOf(to *edge) int64 {
 	return known.limits[to.to.Application]
 }
 
+// anyLimit tells whether any tenant has a limit, as far as it is known.
+func (c *catalog) anyLimit() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, known := range c.tenants {
+		if len(known.limits) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // route finds the version that an event goes to: the given number, or the enabled one if it is 0.
 func (c *catalog) route(ctx context.Context, tenant int64, name string, number int) (*version, error) {
 	config, err := c.tenant(ctx, tenant)

@@ -80,16 +80,17 @@ func (e *Engine) holdClaims(ctx context.Context, l *life, claims []*delivery) er
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	var ids, tenants, edges []int64
+	var attempts []int16
 	var held bornHold
 	for _, d := range claims {
-		ids, tenants, edges = append(ids, d.id), append(tenants, d.edge.tenant), append(edges, d.edge.id)
+		ids, attempts, tenants, edges = append(ids, d.id), append(attempts, int16(d.attempt)), append(tenants, d.edge.tenant), append(edges, d.edge.id)
 		limit := e.catalog.limitOf(d.edge)
 		if d.grant != nil {
 			limit = d.grant.gate.limit
 		}
 		held.add(d.edge, limit, d.headersForUser())
 	}
-	rows, _ := e.pool.Query(ctx, holdClaimsSQL, ids, tenants, edges, held.limits, held.topologies, held.users, l.claimant)
+	rows, _ := e.pool.Query(ctx, holdClaimsSQL, ids, attempts, tenants, edges, held.limits, held.topologies, held.users, l.claimant)
 	if _, err := pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
 		return err
 	}

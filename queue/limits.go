@@ -120,6 +120,9 @@ func noteLimit(ctx context.Context, tx pgx.Tx, tenant, id int64, by, action, app
 // ErrNoLimit says that an application has no limit.
 var ErrNoLimit = errors.New("application has no limit")
 
+// ErrNoUser says that nothing is known of a user of an application.
+var ErrNoUser = errors.New("application has no such user")
+
 // changeLimit changes an application's limit by a statement on its row.
 func changeLimit(ctx context.Context, tx pgx.Tx, tenant int64, application, by, action, set string, args ...any) error {
 	var id int64
@@ -198,7 +201,7 @@ func RemoveOverride(ctx context.Context, tx pgx.Tx, tenant int64, application, u
 		return err
 	}
 	if tag.RowsAffected() == 0 {
-		return ErrNoLimit
+		return ErrNoUser
 	}
 	return changeLimit(ctx, tx, tenant, application, by, "remove-limit-of-user", `removed_at = null`)
 }
@@ -331,7 +334,7 @@ func LimitKeys(ctx context.Context, db topology.DB, tenant int64, application, a
 func FindLimitKey(ctx context.Context, db topology.DB, tenant int64, application, user string) (LimitKey, error) {
 	keys, err := keysOf(ctx, db, tenant, application, oneKeySQL, user)
 	if err == nil && len(keys) == 0 {
-		err = ErrNoLimit
+		err = ErrNoUser
 	}
 	if err != nil {
 		return LimitKey{}, err

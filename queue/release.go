@@ -26,6 +26,7 @@ const (
 	keysAtOnce      = 500                    // of a gate
 	releasesAtOnce  = 1000                   // messages
 	gateSweep       = 500 * time.Millisecond // between looks for gates that nobody looks after
+	idleSweep       = 5 * time.Second        // ... as long as no limit is known
 	overdue         = 150 * time.Millisecond // after which others look after a gate
 	skippedAgain    = 5 * time.Millisecond   // until a gate is tried again that someone else has locked
 	crowdedAgain    = 20 * time.Millisecond  // ... of whose messages there is no room for the next
@@ -124,7 +125,11 @@ func (e *Engine) releaseLoop(ctx context.Context) {
 		case <-alarm.C:
 		case <-sweeps.C:
 			err = e.findOverdue(ctx)
-			sweeps.Reset(gateSweep*3/4 + time.Duration(rand.Int64N(int64(gateSweep/2))))
+			pause := gateSweep
+			if !e.catalog.anyLimit() {
+				pause = idleSweep
+			}
+			sweeps.Reset(pause*3/4 + time.Duration(rand.Int64N(int64(pause/2))))
 		}
 		if err == nil {
 			err = e.closeGates(ctx)
@@ -220,9 +225,20 @@ func (r *gateRow) total() limiter.Limit {
 	return limiter.Limit{Amount: r.TotalAmount, Per: r.TotalPer, Burst: r.TotalBurst}.Times(r.factor())
 }
 
-// isMine tells whether a runner may release here: it did so last, or nobody does so in time, or nothing is under way that
-// another has released.
+func (r *gateRow) user() limiter.Limit {
+	if r.Removed {
+		return limiter.Limit{}
+	}
+	return limiter.Limit{Amount: r.Amount, Per: r.Per, Burst: r.Burst}.Times(r.factor())
+}
+
+// isMine tells whether a runner may release here. Where calls are paced as they begin, one runner does that, for another would
+// have to count what it gave out as late: the one that did so last, unless it does not do so in time, or nothing is under way
+// that it has released.
 func (r *gateRow) isMine(me int64) bool {
+	if !r.total().Strict() && !r.user().Strict() {
+		return true
+	}
 	return r.Owner == me || !r.GrantedUntil.Add(limiter.Grace).After(r.Now) || r.NextAt == nil || r.NextAt.Before(r.Now.Add(-overdue))
 }
 
@@ -370,7 +386,7 @@ func (r *releasing) look(ctx context.Context, tx pgx.Tx, locked []gateKey) error
 	for _, row := range rows {
 		g := &gateLook{gateRow: row}
 		if !g.isMine(r.life.id) {
-			r.engine.gates.set(g.key(), gateAlarm{at: r.read.Add(max(g.GrantedUntil.Add(limiter.Grace).Sub(g.Now), releaseGap))})
+			r.engine.gates.set(g.key(), gateAlarm{at: r.read.Add(max(g.GrantedUntil.Add(limiter.Grace).Sub(g.Now), releaseGap)), whole: true})
 			continue
 		}
 		g.open(r.life.id)
@@ -426,12 +442,9 @@ func (g *gateLook) bucket(l limiter.Limit, tokens float64, at time.Time) limiter
 func (g *gateLook) add(row heldRow) {
 	if n := len(g.plan.Keys); n == 0 || g.plan.Keys[n-1].User != row.UserName {
 		k := &limiter.Key{User: row.UserName, Weight: row.Weight, Tag: row.KeyTag, VTime: row.VTime}
-		if !g.Removed {
-			k.Limit = limiter.Limit{Amount: g.Amount, Per: g.Per, Burst: g.Burst}
-			if row.Amount > 0 {
-				k.Limit = limiter.Limit{Amount: row.Amount, Per: row.Per, Burst: row.Burst}
-			}
-			k.Limit = k.Limit.Times(g.factor())
+		k.Limit = g.user()
+		if row.Amount > 0 && !g.Removed {
+			k.Limit = limiter.Limit{Amount: row.Amount, Per: row.Per, Burst: row.Burst}.Times(g.factor())
 		}
 		k.Bucket = g.bucket(k.Limit, row.Tokens, row.At)
 		g.plan.Keys = append(g.plan.Keys, k)
@@ -503,11 +516,7 @@ func (r *releasing) decide() {
 			g.why = limiter.ByNothing
 			continue
 		}
-		from := g.Now
-		if !from.After(g.OwedAt) { // what is begun from here on comes after what another runner gave out
-			from = g.OwedAt.Add(time.Microsecond)
-		}
-		g.why, g.next = g.plan.Plan(from, r.takeRoom)
+		g.why, g.next = g.plan.Plan(g.Now, r.takeRoom)
 		for _, k := range g.plan.Keys {
 			for _, l := range k.Lines {
 				g.n += len(l.Starts)

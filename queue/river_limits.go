@@ -42,10 +42,10 @@ const heldNames = `, limit_id, held_topology, user_name`
 const holdClaimsSQL = `
 with gone as (
     delete from river.river_job j
-    using unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[]) with ordinality
-        as i(id, tenant_id, edge_id, limit_id, topology_id, user_name, n)
-    where j.id = i.id and (j.state = 'running') is true and j.attempted_by[array_upper(j.attempted_by, 1)] = $7::text
-    returning i.*, j.attempt, j.kind, j.args, j.metadata,
+    using unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) with ordinality
+        as i(id, attempt, tenant_id, edge_id, limit_id, topology_id, user_name, n)
+    where j.id = i.id and (j.state = 'running') is true and j.attempt = i.attempt and j.attempted_by[array_upper(j.attempted_by, 1)] = $8::text
+    returning i.*, j.kind, j.args, j.metadata,
               case when j.metadata->>'` + heldKey + `' ~ '^[0-9]{1,18}$' then (j.metadata->>'` + heldKey + `')::bigint end as seq
 ), new_hold as (
     insert into sluice.limiter_hold (tenant_id, edge_id, user_name, seq, limit_id, process_id, job_id, attempt, args, metadata)

@@ -93,7 +93,7 @@ func writeReport(w io.Writer, r queue.Report) {
 		all = append(all, append([]string{"all"}, placesRow(r.Places)...))
 	}
 	if len(all) > 0 {
-		table(w, "TOPOLOGY PROCESSES MESSAGES WAITING RUNNING RETRYING TRASH DONE REJECTED TERMINATED", all...)
+		table(w, "TOPOLOGY PROCESSES MESSAGES WAITING RUNNING HELD RETRYING TRASH DONE REJECTED TERMINATED", all...)
 		fmt.Fprintln(w)
 	}
 	for _, v := range r.Violations {
@@ -117,7 +117,7 @@ func writeReport(w io.Writer, r queue.Report) {
 
 func placesRow(p queue.Places) []string {
 	row := []string{}
-	for _, n := range []int64{p.Processes, p.Total, p.Waiting, p.Running, p.Retrying, p.Trashed, p.Done, p.Rejected, p.Terminated} {
+	for _, n := range []int64{p.Processes, p.Total, p.Waiting, p.Running, p.Held, p.Retrying, p.Trashed, p.Done, p.Rejected, p.Terminated} {
 		row = append(row, strconv.FormatInt(n, 10))
 	}
 	return row

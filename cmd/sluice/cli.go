@@ -23,6 +23,7 @@ type cli struct {
 	Send     sendCmd     `cmd:"" group:"use" help:"Send an event to a start node."`
 	Process  processCmd  `cmd:"" group:"use" help:"See what events set off."`
 	Trash    trashCmd    `cmd:"" group:"use" help:"Decide about messages that failed."`
+	Limits   limitsCmd   `cmd:"" group:"use" help:"See and say what applications allow."`
 	Worker   workerCmd   `cmd:"" group:"use" help:"Register the services that do the work."`
 	Key      keyCmd      `cmd:"" group:"use" help:"Make and revoke API keys."`
 

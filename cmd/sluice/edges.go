@@ -43,6 +43,7 @@ type depthView struct {
 	Bytes    int64    `json:"bytes"`
 	Waiting  int64    `json:"waiting"`
 	Running  int64    `json:"running"`
+	Held     int64    `json:"held"`
 	Retrying int64    `json:"retrying"`
 	Trashed  int64    `json:"trashed"`
 	Arrived  int64    `json:"arrived"`
@@ -113,7 +114,7 @@ func (d depthsView) write(w io.Writer, before *depthsView, between time.Duration
 		fmt.Fprintln(w, "No edges: no version is published.")
 		return
 	}
-	heading := "VERSION FROM TO OPEN BYTES WAITING RUNNING RETRYING TRASH OLDEST"
+	heading := "VERSION FROM TO OPEN BYTES WAITING RUNNING HELD RETRYING TRASH OLDEST"
 	if before != nil {
 		heading += " IN/S OUT/S"
 	}
@@ -147,8 +148,8 @@ func (d depthsView) write(w io.Writer, before *depthsView, between time.Duration
 }
 
 func (e depthView) cells() []string {
-	cells := make([]string, 0, 7)
-	for _, n := range []int64{e.Messages, e.Waiting, e.Running, e.Retrying, e.Trashed} {
+	cells := make([]string, 0, 8)
+	for _, n := range []int64{e.Messages, e.Waiting, e.Running, e.Held, e.Retrying, e.Trashed} {
 		cells = append(cells, strconv.FormatInt(n, 10))
 	}
 	age := ""

@@ -23,10 +23,10 @@ func TestEdgesCommand(t *testing.T) {
 			t.Errorf("it shows %s, want %s", got, want)
 		}
 	}
-	shows("VERSION FROM TO OPEN BYTES WAITING RUNNING RETRYING TRASH OLDEST v1 in out 0 0 B 0 0 0 0 - Open: 0 of 2 messages, 0 B of 1.5 MiB.")
+	shows("VERSION FROM TO OPEN BYTES WAITING RUNNING HELD RETRYING TRASH OLDEST v1 in out 0 0 B 0 0 0 0 0 - Open: 0 of 2 messages, 0 B of 1.5 MiB.")
 	w.run("send", "full", "in", "--data", strings.Repeat("x", 1536)).exits(exitOK)
 	<-slow.called
-	shows("v1 in out 1 1.5 KiB 0 1 0 0 - Open: 1 message, 1.5 KiB.", "--version", "1")
+	shows("v1 in out 1 1.5 KiB 0 1 0 0 0 - Open: 1 message, 1.5 KiB.", "--version", "1")
 	if got := decode[depthsView](w.run("topology", "edges", "full", "--output", "json")); got.Messages != 1 || got.Bounds != (topology.Bounds{Messages: 2, Bytes: 1536 << 10}) || got.Items[0].Running != 1 {
 		t.Errorf("%+v", got)
 	}

@@ -451,8 +451,8 @@ func held(h *queue.Held) string {
 	if h.Total() == 0 {
 		return "no messages"
 	}
-	return fmt.Sprintf("%s: %d waiting, %d running, %d retrying, %d in the trash",
-		count(h.Total(), "message"), h.Waiting, h.Running, h.Retrying, h.Trashed)
+	return fmt.Sprintf("%s: %d waiting, %d running, %d held, %d retrying, %d in the trash",
+		count(h.Total(), "message"), h.Waiting, h.Running, h.Held, h.Retrying, h.Trashed)
 }
 
 type topologyPublishCmd struct {

@@ -138,6 +138,10 @@ var scenarios = []scenario{
 		{"order", []goal{{"ratio", ">=", 0.9, ""}}},
 		{"order-hot", []goal{{"rate", ">=", 20_000, ""}}},
 	}, measureOrder},
+	{"limiter", []row{
+		{"limiter", []goal{{"ratio", ">=", 0.3, ""}}},
+		{"limiter-rate", []goal{{"ratio", ">=", 0.98, ""}}},
+	}, measureLimiter},
 	{"cost", []row{{"cost", nil}}, measureCost},
 }
 
