@@ -16,7 +16,6 @@ type story struct {
 	now    time.Time
 	starts []time.Time
 	byKey  map[string][]time.Time
-	order  map[string][]time.Time
 }
 
 func (s *story) plan(room int) (Blocked, time.Time) {

@@ -193,7 +193,7 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 		}
 		e.inFlight[row.ID] = d
 		if row.Token {
-			newRun(d, *row.LaneKey)
+			startRun(d, *row.LaneKey)
 			launch = append(launch, d)
 			continue
 		}

@@ -70,13 +70,11 @@ type run struct {
 	changed   chan struct{} // something was committed
 }
 
-func newRun(token *delivery, key string) *run {
-	r := &run{
+func startRun(token *delivery, key string) {
+	token.run = &run{
 		lane:  laneName{tenant: token.edge.tenant, edge: token.edge.to.in[0].id, key: key},
 		token: token, began: time.Now(), most: firstRead, changed: make(chan struct{}, 1),
 	}
-	token.run = r
-	return r
 }
 
 // workLane works a lane until nothing waits there, its head cannot be worked now, or others should have their turn.

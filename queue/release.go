@@ -593,7 +593,7 @@ func (r *releasing) take(ctx context.Context, tx pgx.Tx) (launch []*delivery, er
 			d.page = 1
 		}
 		if row.Token {
-			newRun(d, *row.LaneKey)
+			startRun(d, *row.LaneKey)
 		} else if row.ProcessID != nil && row.Headers != nil && row.PayloadID != nil {
 			d.load(*row.ProcessID, nil, *row.Headers, row.Body, *row.PayloadID)
 			d.size = row.Size

@@ -282,7 +282,7 @@ func (r *runner) accounted(busy []*op) (queue.Claim, bool) {
 	}
 	results := r.results
 	for _, o := range busy {
-		results = append(results[:len(results):len(results)], o.results...)
+		results = append(slices.Clip(results), o.results...)
 		for _, w := range o.wishes {
 			known[w.Token()] = struct{}{}
 		}

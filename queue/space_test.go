@@ -555,11 +555,11 @@ type laneRun struct {
 
 // laneCommit is a hand-off of the run's results.
 type laneCommit struct {
-	sent, executed, again bool
-	from, to              int8
-	gives                 bool // it gives the token back
-	saw                   int8 // the tail, when the statement began
-	held, idle            bool // the answer
+	sent, executed bool
+	from, to       int8
+	gives          bool // it gives the token back
+	saw            int8 // the tail, when the statement began
+	held, idle     bool // the answer
 }
 
 func newLaneSpace(messages int8) laneSpace {
