@@ -137,12 +137,18 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // what is idempotent, such a call goes out once more on another connection, with
 // the same key and the same attempt.
 func (c *Client) Call(ctx context.Context, target Target, request Request) (Result, error) {
-	x := exchange{client: c, request: &request, caller: ctx, name: "worker", secrets: target.Secrets, makeRoom: target.Room}
+	x := c.begin(ctx, target, &request)
+	return x.end(x.do(ctx, target.URL))
+}
+
+func (c *Client) begin(ctx context.Context, target Target, request *Request) exchange {
+	x := exchange{client: c, request: request, caller: ctx, name: target.name(), secrets: target.Secrets, makeRoom: target.Room}
 	x.timing.Start = c.now()
-	if target.Name != "" {
-		x.name = "worker " + target.Name
-	}
-	result, failure := x.do(ctx, target.URL)
+	return x
+}
+
+// end completes what has become of a call.
+func (x *exchange) end(result Result, failure *Failure) (Result, error) {
 	x.timing.Total = x.elapsed()
 	if failure != nil {
 		if x.room != nil {
@@ -178,6 +184,17 @@ func (x *exchange) do(ctx context.Context, to string) (Result, *Failure) {
 	if err := x.check(); err != nil {
 		return Result{}, &Failure{Class: Rejected, Reason: reason("the message cannot be sent: %s", err), Err: err}
 	}
+	return x.trip(ctx, to, x)
+}
+
+// words are what a protocol puts into a call and makes of what comes back.
+type words interface {
+	outgoing(ctx context.Context, e *endpoint, deadline time.Time) *http.Request
+	incoming(ctx context.Context, resp *http.Response, giveUp func()) (Result, *Failure)
+}
+
+// trip sends a call, and ends it when its time is up.
+func (x *exchange) trip(ctx context.Context, to string, w words) (Result, *Failure) {
 	e := x.client.endpoint(to, x.request.Action)
 	if e.err != nil {
 		return Result{}, unreached(x.name, e.err)
@@ -191,14 +208,19 @@ func (x *exchange) do(ctx context.Context, to string) (Result, *Failure) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: x.connected})
 
 	// RoundTrip rather than an http.Client: no redirects, no cookies, no copies.
-	resp, err := x.client.transport.RoundTrip(x.outgoing(ctx, e, deadline))
+	resp, err := x.client.transport.RoundTrip(w.outgoing(ctx, e, deadline))
 	if err != nil {
 		return Result{}, x.broken(ctx, "broke off before a reply", err)
 	}
 	defer resp.Body.Close()
 	x.timing.Answered = x.elapsed()
+	return w.incoming(ctx, resp, func() { cancel(nil) })
+}
+
+// incoming reads what came back for a call in this package's protocol.
+func (x *exchange) incoming(ctx context.Context, resp *http.Response, giveUp func()) (Result, *Failure) {
 	if classOf(resp.StatusCode) != 0 {
-		return Result{}, x.refused(resp, func() { cancel(nil) })
+		return Result{}, x.refused(resp, giveUp)
 	}
 	return x.accepted(ctx, resp)
 }
@@ -355,24 +377,33 @@ func (x *exchange) refused(resp *http.Response, cancel context.CancelFunc) *Fail
 	return refusal(x.name, resp, body, x.client.now())
 }
 
-// accepted reads the reply of a worker that answered 2xx.
-func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *Failure) {
+// whole reads the body of a reply, all of it or none.
+func (x *exchange) whole(ctx context.Context, resp *http.Response) ([]byte, *Failure) {
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return Result{}, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is encoded (%.40q), though identity was asked for", encoding))
+		return nil, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is encoded (%.40q), though identity was asked for", encoding))
 	}
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 {
-		return Result{}, malformed(x.name, resp.StatusCode, errors.New("its body has neither a Content-Length nor chunks, so nobody can tell whether it is whole"))
+		return nil, malformed(x.name, resp.StatusCode, errors.New("its body has neither a Content-Length nor chunks, so nobody can tell whether it is whole"))
 	}
 	body, err := x.readReply(ctx, resp)
 	switch {
 	case errors.Is(err, errReplyTooLong):
-		return Result{}, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is longer than %d bytes", x.client.maxReply))
+		return nil, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is longer than %d bytes", x.client.maxReply))
 	case errors.Is(err, errNoRoom):
-		return Result{}, &Failure{Class: Cancelled, Status: resp.StatusCode, Reason: reason("there was no memory for the reply of %s", x.name), Err: err}
+		return nil, &Failure{Class: Cancelled, Status: resp.StatusCode, Reason: reason("there was no memory for the reply of %s", x.name), Err: err}
 	case err != nil:
 		f := x.broken(ctx, fmt.Sprintf("broke off %d bytes into the reply", len(body)), err)
 		f.Status = resp.StatusCode
-		return Result{}, f
+		return nil, f
+	}
+	return body, nil
+}
+
+// accepted reads the reply of a worker that answered 2xx.
+func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *Failure) {
+	body, failure := x.whole(ctx, resp)
+	if failure != nil {
+		return Result{}, failure
 	}
 	reply, err := reader{x.request, x.headers, x.client.maxMessages, x.room != nil}.read(resp.StatusCode, resp.Header, body)
 	var rejected rejection

@@ -13,7 +13,6 @@ var (
 	DecodeValue = decodeValue
 	EncodedLen  = encodedLen
 	RetryAfter  = retryAfter
-	Clean       = clean
 )
 
 // SetNow stops the client's clock.

@@ -229,6 +229,9 @@ func reason(format string, args ...any) string {
 	return clean(fmt.Sprintf(format, args...))
 }
 
+// Clean makes any text fit to be a [Failure]'s reason.
+func Clean(s string) string { return clean(s) }
+
 // clean makes any text one line of valid UTF-8 of at most MaxReason characters.
 func clean(s string) string {
 	var b strings.Builder

@@ -37,6 +37,15 @@ const (
 // than the next body.
 const ResultType = "application/vnd.sluice.result+json"
 
+// Protocol names what a worker speaks.
+type Protocol string
+
+// The protocols.
+const (
+	Sluice   Protocol = "sluice"   // that of this package
+	Orchesty Protocol = "orchesty" // that of package orchesty beside it
+)
+
 // Target is a worker service to call.
 type Target struct {
 	// Name is the worker's name, for people: it stands in every reason.
@@ -44,12 +53,24 @@ type Target struct {
 	// URL is where the worker listens. Its path is a prefix of the action, its
 	// query and user are sent along and never shown.
 	URL string
+	// Protocol is what the worker speaks; empty is [Sluice]. A [Client] speaks that alone.
+	Protocol Protocol
+	// Dialect is which version of a protocol it speaks, where there are several.
+	Dialect string
 	// Secrets sign the call: each one adds a signature, so that a secret is
 	// changed without a gap. Without secrets the call goes unsigned.
 	Secrets []Secret
 	// Room makes room for a reply that turns out to be larger than
 	// [SmallReply]. Without it there is always room.
 	Room func() Room `json:"-"`
+}
+
+// name is what people are told that the worker is called.
+func (t Target) name() string {
+	if t.Name == "" {
+		return "worker"
+	}
+	return "worker " + t.Name
 }
 
 // SmallReply is up to what size a reply needs no [Room].
@@ -77,13 +98,18 @@ type Request struct {
 	Topology string
 	Version  int
 	Node     string
+	// Kind is the node's: connector, batch or custom.
+	Kind string
+	// Followers are the names of the nodes that follow it. Do not write to it.
+	Followers []string
 	// Application is the third-party system that the node talks to, if any.
 	Application string
 	// Attempt counts the tries of this message at this node, from 1.
 	Attempt int
 	// Page is the page that a batch node is asked for, from 1; 0 for other nodes.
 	Page int
-	// Cursor is what the worker gave with the page before; empty for the first.
+	// Cursor is what the worker gave with the page before, or with the last Repeat
+	// that had one; empty for the first.
 	Cursor string
 	// Headers are the message's own, their names in lower case. "content-type"
 	// describes the body and travels as the HTTP header of that name.
@@ -147,7 +173,9 @@ type Reply struct {
 	After time.Duration
 	// Reason tells people why the message stopped or is to be repeated.
 	Reason string
-	// Cursor asks for the next page of a batch; empty after the last one.
+	// Cursor asks for the next page of a batch; empty after the last one. With
+	// Repeat it takes the place of the request's, if it is not empty; the protocol
+	// of this package has no words for that.
 	Cursor string
 }
 
