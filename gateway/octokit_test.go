@@ -27,6 +27,7 @@ import (
 
 	"sluice/queue/topology"
 	"sluice/queue/worker"
+	"sluice/queue/worker/workertest"
 )
 
 // All of GitHub's example payloads go through docs/examples/github.yaml, as the package has them and as an odd
@@ -134,13 +135,7 @@ type gitHubEvent struct {
 // the same each time.
 func gitHubEvents(t *testing.T) []gitHubEvent {
 	t.Helper()
-	dir, err := installed()
-	switch {
-	case err != nil && os.Getenv("CI") == "true":
-		t.Fatalf("GitHub's example payloads cannot be installed: %v", err)
-	case err != nil:
-		t.Skipf("GitHub's example payloads cannot be installed: %v", err)
-	}
+	dir := filepath.Join(workertest.Installed(t, "octokit", os.DirFS("testdata/octokit")), "node_modules", "@octokit", "webhooks-examples")
 	files, err := filepath.Glob(filepath.Join(dir, "*", "index.json"))
 	must(t, err)
 	var events []gitHubEvent
@@ -215,85 +210,6 @@ func spaced(r *rand.Rand, body []byte) []byte {
 		}
 	}
 	return append(out, "\n\n\t\r\n "...)
-}
-
-// installed puts the package with the payloads into place, once for each version of it, and returns where it is.
-var installed = sync.OnceValues(install)
-
-// install has npm put the package into a directory of the user's cache, whose name tells what is in it.
-func install() (string, error) {
-	files := map[string][]byte{"package.json": nil, "package-lock.json": nil, ".npmrc": nil}
-	sum := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		var err error
-		if files[name], err = os.ReadFile(filepath.Join("testdata", "octokit", name)); err != nil {
-			return "", err
-		}
-		sum.Write(files[name])
-	}
-	cache, err := cacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "octokit-"+hex.EncodeToString(sum.Sum(nil)[:8]))
-	examples := filepath.Join("node_modules", "@octokit", "webhooks-examples")
-	if _, err := os.Stat(dir); err == nil {
-		return filepath.Join(dir, examples), nil
-	}
-	npm, err := exec.LookPath("npm")
-	if err != nil {
-		return "", err
-	}
-	scratch, err := os.MkdirTemp(cache, "octokit-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(scratch)
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(scratch, name), data, 0o644); err != nil {
-			return "", err
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	run := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--cache", filepath.Join(scratch, ".npm"))
-	run.Dir, run.WaitDelay = scratch, time.Second
-	if out, err := run.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %w: %s", err, mistake(out))
-	}
-	if err := os.RemoveAll(filepath.Join(scratch, ".npm")); err != nil {
-		return "", err
-	}
-	if err := os.Rename(scratch, dir); err != nil {
-		if _, gone := os.Stat(dir); gone != nil { // else another test program was faster
-			return "", err
-		}
-	}
-	return filepath.Join(dir, examples), nil
-}
-
-// mistake is what npm says went wrong, in one line.
-func mistake(out []byte) string {
-	var said []string
-	for line := range strings.Lines(string(out)) {
-		if what, ok := strings.CutPrefix(line, "npm error "); ok && len(said) < 3 {
-			said = append(said, strings.TrimSpace(what))
-		}
-	}
-	return strings.Join(said, ", ")
-}
-
-// cacheDir is where things are kept that are not worth being fetched twice.
-func cacheDir() (string, error) {
-	for _, base := range []func() (string, error){os.UserCacheDir, func() (string, error) { return os.TempDir(), nil }} {
-		if dir, err := base(); err == nil {
-			dir = filepath.Join(dir, "sluice-test")
-			if err := os.MkdirAll(dir, 0o755); err == nil {
-				return dir, nil
-			}
-		}
-	}
-	return "", fmt.Errorf("neither the user's cache nor %s can be written", os.TempDir())
 }
 
 // The worker. What it makes of a message is a function of the message and its node alone.
