@@ -105,6 +105,8 @@ func (w world) examples() []example {
 		{op: "set-limit", body: `{"user":{"amount":50,"per_seconds":1}}`, foreign: 200}, // its own
 		{op: "list-workers"},
 		{op: "add-worker", body: `{"name":"another","url":"http://127.0.0.1:9"}`, foreign: 201}, // its own
+		{op: "get-worker"},
+		{op: "refresh-worker"},
 		{op: "test-worker", body: `{"action":"work","body":{}}`},
 		{op: "move-worker", body: `{"url":"http://127.0.0.1:9"}`},
 		{op: "list-keys"},

@@ -15,6 +15,7 @@ import (
 	"sluice/gateway/auth"
 	"sluice/openapi"
 	"sluice/queue"
+	"sluice/queue/topology"
 	"sluice/queue/worker"
 )
 
@@ -27,23 +28,51 @@ const (
 type WorkerView struct {
 	Name       string     `json:"name"`
 	URL        string     `json:"url"`
+	Protocol   string     `json:"protocol" enum:"sluice,orchesty" doc:"What it speaks"`
+	Dialect    string     `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol: a is the published one"`
 	CreatedAt  time.Time  `json:"created_at"`
 	DownSince  *time.Time `json:"down_since,omitempty" doc:"When a runner found that it cannot be reached; absent: it can, as far as is known"`
 	DownReason string     `json:"down_reason,omitempty"`
+	ListedAt   *time.Time `json:"listed_at,omitempty" doc:"When it last said what nodes and applications it has; absent: never"`
+	ListError  string     `json:"listing_error,omitempty" doc:"Why it could not be asked since"`
+}
+
+type workerDetailView struct {
+	WorkerView
+	Nodes        []workerNodeView        `json:"nodes" doc:"That it said it has. One that speaks Sluice's own protocol says nothing"`
+	Applications []workerApplicationView `json:"applications"`
+}
+
+type workerNodeView struct {
+	Kind        string `json:"kind" enum:"connector,batch,custom"`
+	Name        string `json:"name" doc:"The action of a node that calls it" example:"create-order"`
+	Application string `json:"application,omitempty" doc:"That it talks to"`
+}
+
+type workerApplicationView struct {
+	Key           string `json:"key"`
+	Name          string `json:"name"`
+	Description   string `json:"description,omitempty"`
+	Authorization string `json:"authorization,omitempty" doc:"basic, oauth or oauth2, as a rule"`
+	Type          string `json:"type,omitempty" doc:"cron or webhook, as a rule"`
+	Installable   bool   `json:"installable"`
 }
 
 type newWorkerView struct {
-	Name string `json:"name" pattern:"^[a-z0-9]+(-[a-z0-9]+)*$" patternDescription:"lower-case letters and digits, joined by single dashes" maxLength:"63" doc:"By which topologies know it" example:"shop"`
-	URL  string `json:"url" maxLength:"2000" doc:"Where it listens; the actions of nodes are paths below" example:"https://shop.example.com/sluice"`
+	Name     string `json:"name" pattern:"^[a-z0-9]+(-[a-z0-9]+)*$" patternDescription:"lower-case letters and digits, joined by single dashes" maxLength:"63" doc:"By which topologies know it" example:"shop"`
+	URL      string `json:"url" maxLength:"2000" doc:"Where it listens; the actions of nodes are paths below" example:"https://shop.example.com/sluice"`
+	Protocol string `json:"protocol,omitempty" enum:"sluice,orchesty" default:"sluice" doc:"What it speaks: orchesty for a worker on Orchesty's SDK"`
+	Dialect  string `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol; a, the published one, unless said otherwise"`
 }
 
 type addedWorkerView struct {
 	WorkerView
-	Secret string `json:"secret" doc:"Signs the calls to it. It is not shown again" example:"whsec_…"`
+	Secret string `json:"secret,omitempty" doc:"Of a worker that speaks Sluice's own protocol: it signs the calls to it. It is not shown again" example:"whsec_…"`
 }
 
 type moveWorkerView struct {
-	URL string `json:"url" maxLength:"2000" doc:"Where it listens from now on"`
+	URL     string `json:"url" maxLength:"2000" doc:"Where it listens from now on"`
+	Dialect string `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol, from now on; absent: as before"`
 }
 
 // WorkerPath is the part of a path that names a worker.
@@ -53,6 +82,7 @@ type WorkerPath struct {
 
 type testCallView struct {
 	Action  string            `json:"action,omitempty" maxLength:"500" doc:"What to call: the path below the worker's URL" example:"check-order"`
+	Kind    string            `json:"kind,omitempty" enum:"connector,batch,custom" default:"custom" doc:"Of the node that would call. An Orchesty worker has each kind at a place of its own"`
 	Headers map[string]string `json:"headers,omitempty" doc:"Of the message"`
 	Body    json.RawMessage   `json:"body,omitempty" doc:"The message's body as JSON: the bytes from its first to its last character"`
 	Text    *string           `json:"text,omitempty" doc:"Or as text"`
@@ -94,6 +124,16 @@ func (g *gateway) addWorkers() {
 		Summary: "Register a worker", Description: "The answer has the secret that signs the calls to it.", Errors: conflict,
 	}, g.addWorker)
 	register(g, huma.Operation{
+		OperationID: "get-worker", Method: http.MethodGet, Path: workerPath, Tags: tags, Security: look,
+		Summary: "Show a worker, with the nodes and applications that it said it has",
+	}, g.getWorker)
+	register(g, huma.Operation{
+		OperationID: "refresh-worker", Method: http.MethodPost, Path: workerPath + "/refresh", Tags: tags, Security: look,
+		Summary:     "Ask a worker what nodes and applications it has, and whether it lives",
+		Description: "Those that speak Orchesty's protocol can say. That one does not answer is an answer too: `listing_error` says why, and what it said before stays.",
+		Metadata:    map[string]any{timeKey: testTime},
+	}, g.refreshWorker)
+	register(g, huma.Operation{
 		OperationID: "move-worker", Method: http.MethodPut, Path: workerPath, Tags: tags, Security: change,
 		Summary: "Say that a worker listens elsewhere", Description: "Its secret stays. Calls under way end where they started.",
 	}, g.moveWorker)
@@ -109,11 +149,45 @@ func (g *gateway) addWorkers() {
 }
 
 func viewOfWorker(w queue.Worker) WorkerView {
-	view := WorkerView{Name: w.Name, URL: w.URL, CreatedAt: w.CreatedAt.UTC(), DownSince: utc(w.DownSince)}
-	if w.DownReason != nil {
-		view.DownReason = *w.DownReason
+	return WorkerView{
+		Name: w.Name, URL: w.URL, Protocol: string(w.Protocol), Dialect: textOf(w.Dialect), CreatedAt: w.CreatedAt.UTC(),
+		DownSince: utc(w.DownSince), DownReason: textOf(w.DownReason), ListedAt: utc(w.ListedAt), ListError: textOf(w.ListingError),
 	}
-	return view
+}
+
+// textOf is a text that may be missing.
+func textOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (g *gateway) getWorker(ctx context.Context, in *WorkerPath) (*answer[workerDetailView], error) {
+	var w queue.Inspected
+	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+		w, err = queue.FindWorker(ctx, tx, by.TenantID, in.Worker)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	view := workerDetailView{WorkerView: viewOfWorker(w.Worker), Nodes: []workerNodeView{}, Applications: []workerApplicationView{}}
+	for _, n := range w.Listing.Nodes {
+		view.Nodes = append(view.Nodes, workerNodeView(n))
+	}
+	for _, a := range w.Listing.Applications {
+		view.Applications = append(view.Applications, workerApplicationView(a))
+	}
+	return &answer[workerDetailView]{view}, nil
+}
+
+func (g *gateway) refreshWorker(ctx context.Context, in *WorkerPath) (*answer[workerDetailView], error) {
+	by, _ := auth.FromContext(ctx)
+	if err := g.config.Engine.RefreshWorker(ctx, by.TenantID, in.Worker); err != nil {
+		return nil, err
+	}
+	return g.getWorker(ctx, in)
 }
 
 func (g *gateway) listWorkers(ctx context.Context, in *struct{ openapi.Page }) (*answer[openapi.List[WorkerView]], error) {
@@ -141,13 +215,19 @@ func (g *gateway) addWorker(ctx context.Context, in *answer[newWorkerView]) (*an
 	var added queue.Worker
 	var secret worker.Secret
 	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
-		added, secret, err = queue.AddWorker(ctx, tx, by.TenantID, in.Body.Name, in.Body.URL, by.Actor())
+		added, secret, err = queue.RegisterWorker(ctx, tx, by.TenantID, queue.NewWorker{
+			Name: in.Body.Name, URL: in.Body.URL, Protocol: worker.Protocol(in.Body.Protocol), Dialect: in.Body.Dialect,
+		}, by.Actor())
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &answer[addedWorkerView]{addedWorkerView{WorkerView: viewOfWorker(added), Secret: secret.Reveal()}}, nil
+	view := addedWorkerView{WorkerView: viewOfWorker(added)}
+	if added.Protocol == worker.Sluice {
+		view.Secret = secret.Reveal()
+	}
+	return &answer[addedWorkerView]{view}, nil
 }
 
 func (g *gateway) moveWorker(ctx context.Context, in *struct {
@@ -155,6 +235,11 @@ func (g *gateway) moveWorker(ctx context.Context, in *struct {
 	Body moveWorkerView
 }) (*struct{}, error) {
 	return nil, g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+		if in.Body.Dialect != "" {
+			if err := queue.SetWorkerDialect(ctx, tx, by.TenantID, in.Worker, in.Body.Dialect, by.Actor()); err != nil {
+				return err
+			}
+		}
 		return queue.SetWorkerURL(ctx, tx, by.TenantID, in.Worker, in.Body.URL, by.Actor())
 	})
 }
@@ -189,7 +274,9 @@ func (g *gateway) testWorker(ctx context.Context, in *struct {
 	}
 	by, _ := auth.FromContext(ctx)
 	start := time.Now()
-	result, err := g.config.Engine.TestWorker(ctx, by.TenantID, in.Worker, call.Action, headers, body)
+	result, err := g.config.Engine.TestWorker(ctx, by.TenantID, queue.TestCall{
+		Worker: in.Worker, Action: call.Action, Kind: topology.Kind(call.Kind), Headers: headers, Body: body,
+	})
 	view := testedView{Reached: true, Status: result.Status, Duration: milliseconds(time.Since(start)), Messages: []testedMessageView{}}
 	var failure *worker.Failure
 	switch {

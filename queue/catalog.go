@@ -329,17 +329,17 @@ func (c *catalog) keep(stored topology.Version) *version {
 
 // findWorker reads a worker with its secrets, or returns [ErrNoWorker].
 func findWorker(ctx context.Context, db topology.DB, tenant int64, name string) (worker.Target, error) {
-	var url string
+	target := worker.Target{Name: name}
 	var texts []string
 	err := db.QueryRow(ctx, `
-		select url, secrets from sluice.worker where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name).Scan(&url, &texts)
+		select url, secrets, protocol, coalesce(dialect, '') from sluice.worker
+		where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return worker.Target{}, ErrNoWorker
 	}
 	if err != nil {
 		return worker.Target{}, err
 	}
-	target := worker.Target{Name: name, URL: url}
 	for _, text := range texts {
 		s, err := worker.ParseSecret(text)
 		if err != nil {

@@ -41,7 +41,7 @@ type settlement struct {
 	class      process.Class // of failed and parked
 	delay      time.Duration // of repeat and retried, and until a parked message is due; 0: it is not
 	failures   int           // attempts used up, for one that stays
-	cursor     string        // of the next page
+	cursor     string        // of the next page; of repeat, if it takes the place of the delivery's
 	successors []successor
 	room       worker.Room // what the reply takes; nil: nothing
 	refused    bool        // it stands for one that Postgres refused
@@ -142,6 +142,8 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 		Topology:      v.Topology,
 		Version:       v.Number,
 		Node:          n.Name,
+		Kind:          string(n.Kind),
+		Followers:     n.Followers,
 		Application:   n.Application,
 		Attempt:       d.attempt,
 		Page:          d.page,
@@ -218,7 +220,7 @@ func (s *settlement) read(r worker.Result) {
 		s.outcome, s.reason = outcomeFiltered, r.Reason
 		return
 	case worker.Repeat:
-		s.outcome, s.reason, s.delay = outcomeRepeat, r.Reason, r.After
+		s.outcome, s.reason, s.delay, s.cursor = outcomeRepeat, r.Reason, r.After, r.Cursor
 		return
 	}
 	s.outcome, s.reason = outcomeDone, r.Reason

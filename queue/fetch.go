@@ -187,9 +187,9 @@ func (e *Engine) fetch(ctx context.Context, conn sender, wants []want) error {
 	for _, row := range claimed {
 		w := byQueue[row.Queue]
 		got[w]++
-		d := &delivery{life: l, id: row.ID, attempt: row.Attempt, failures: row.Failures, approved: row.Approved, edge: w.edge, page: row.Page, cursor: row.Cursor}
-		if w.edge.to.isBatch() && d.page == 0 {
-			d.page = 1
+		d := &delivery{life: l, id: row.ID, attempt: row.Attempt, failures: row.Failures, approved: row.Approved, edge: w.edge, cursor: row.Cursor}
+		if w.edge.to.isBatch() {
+			d.page = max(row.Page, 1)
 		}
 		e.inFlight[row.ID] = d
 		if row.Token {

@@ -349,7 +349,11 @@ func (a *itemArrays) add(s *settlement) {
 	a.pages = append(a.pages, int32(d.page))
 	a.delays = append(a.delays, s.delay.Microseconds())
 	a.failures = append(a.failures, int32(s.failures))
-	a.cursors = append(a.cursors, s.cursor)
+	cursor := s.cursor
+	if s.leaves() {
+		cursor = d.cursor // which is over
+	}
+	a.cursors = append(a.cursors, cursor)
 	a.made = append(a.made, int32(len(s.successors)))
 	a.sizes = append(a.sizes, int32(d.size))
 	var cause int64
@@ -437,7 +441,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 // plain tells whether the batch is of successes that have nothing to say: see handOffDoneSQL.
 func (f *flush) plain() bool {
 	return !f.ordered && !f.held.any() && !slices.ContainsFunc(f.batch, func(s *settlement) bool {
-		return s.outcome != outcomeDone && s.outcome != outcomeFiltered || s.d.page != 0 || s.reason != ""
+		return s.outcome != outcomeDone && s.outcome != outcomeFiltered || s.d.page != 0 || s.d.cursor != "" || s.reason != ""
 	})
 }
 

@@ -71,12 +71,12 @@ type Config struct {
 	// KeyTTL is how long an idempotency key is remembered at least. Default 24 h.
 	KeyTTL time.Duration
 
-	// Caller calls workers. Default: a [worker.Client] over HTTP.
+	// Caller calls workers. Default: a [worker.Client] over HTTP, for those that speak Sluice's own protocol.
 	Caller Caller
 }
 
-// Caller calls a worker and returns by the request's deadline; its errors are [*worker.Failure]. [worker.Client] is the
-// one in use. Benchmarks put another in its place, to see the engine alone.
+// Caller calls a worker and returns by the request's deadline; its errors are [*worker.Failure]. [Callers] are those in
+// use. Benchmarks put another in its place, to see the engine alone.
 type Caller interface {
 	Call(ctx context.Context, target worker.Target, request worker.Request) (worker.Result, error)
 }

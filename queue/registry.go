@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,33 +24,83 @@ var (
 
 // Worker is a registered worker service.
 type Worker struct {
-	Name       string
-	URL        string
-	CreatedAt  time.Time
-	DownSince  *time.Time // when a runner found that it cannot be reached
-	DownReason *string
+	Name         string
+	URL          string
+	Protocol     worker.Protocol
+	Dialect      *string // of a protocol that has several
+	CreatedAt    time.Time
+	DownSince    *time.Time // when a runner found that it cannot be reached
+	DownReason   *string
+	ListedAt     *time.Time // when it said what it has: see [Engine.RefreshWorker]
+	ListingError *string    // why it could not be asked since
 }
 
-// AddWorker registers a worker and returns it with the secret that signs the calls to it, which is not shown again.
+// workerColumns are those of a [Worker].
+const workerColumns = `name, url, protocol, dialect, created_at, down_since, down_reason, listed_at, listing_error`
+
+// NewWorker is a worker that is to be registered.
+type NewWorker struct {
+	Name     string
+	URL      string
+	Protocol worker.Protocol // empty: Sluice's own
+	Dialect  string          // empty: the published one of a protocol that has several
+}
+
+// AddWorker registers a worker that speaks Sluice's protocol. See [RegisterWorker].
 func AddWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by string) (Worker, worker.Secret, error) {
-	if err := checkWorkerURL(address); err != nil {
+	return RegisterWorker(ctx, tx, tenant, NewWorker{Name: name, URL: address}, by)
+}
+
+// RegisterWorker registers a worker and returns it with the secret that signs the calls to it, which is not shown again.
+// One that speaks Orchesty's protocol, which knows no signatures, has none.
+func RegisterWorker(ctx context.Context, tx pgx.Tx, tenant int64, w NewWorker, by string) (Worker, worker.Secret, error) {
+	if err := checkWorkerURL(w.URL); err != nil {
 		return Worker{}, worker.Secret{}, err
 	}
-	secret := worker.NewSecret()
+	if err := w.settle(); err != nil {
+		return Worker{}, worker.Secret{}, err
+	}
+	secret, secrets := worker.Secret{}, []string{}
+	if w.Protocol == worker.Sluice {
+		secret = worker.NewSecret()
+		secrets = append(secrets, secret.Reveal())
+	}
 	rows, _ := tx.Query(ctx, `
-		insert into sluice.worker (tenant_id, name, url, secrets) values ($1, $2, $3, array[$4])
-		returning name, url, created_at, down_since, down_reason`, tenant, name, address, secret.Reveal())
-	w, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Worker])
+		insert into sluice.worker (tenant_id, name, url, secrets, protocol, dialect) values ($1, $2, $3, $4, $5, nullif($6, ''))
+		returning `+workerColumns, tenant, w.Name, w.URL, secrets, w.Protocol, w.Dialect)
+	added, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Worker])
 	switch sqlState(err) {
 	case uniqueViolation:
-		return w, secret, fmt.Errorf("%w: %s", ErrWorkerTaken, name)
+		return added, secret, fmt.Errorf("%w: %s", ErrWorkerTaken, w.Name)
 	case checkViolation:
-		return w, secret, fmt.Errorf("%w: a name is lower-case letters and digits joined by single dashes, at most 63", ErrBadWorker)
+		return added, secret, fmt.Errorf("%w: a name is lower-case letters and digits joined by single dashes, at most 63", ErrBadWorker)
 	}
 	if err != nil {
-		return w, secret, err
+		return added, secret, err
 	}
-	return w, secret, topology.NoteChange(ctx, tx, tenant, by, "add-worker", name)
+	return added, secret, topology.NoteChange(ctx, tx, tenant, by, "add-worker", w.Name)
+}
+
+// settle fills in what a registration leaves out, and refuses what goes with nothing.
+func (w *NewWorker) settle() error {
+	switch w.Protocol {
+	case "", worker.Sluice:
+		if w.Protocol = worker.Sluice; w.Dialect != "" {
+			return fmt.Errorf("%w: the protocol sluice has no dialects", ErrBadWorker)
+		}
+		return nil
+	case worker.Orchesty:
+		w.Dialect = cmp.Or(w.Dialect, worker.DialectA)
+		return checkDialect(w.Dialect)
+	}
+	return fmt.Errorf("%w: its protocol is sluice or orchesty, not %.40q", ErrBadWorker, w.Protocol)
+}
+
+func checkDialect(dialect string) error {
+	if dialect != worker.DialectA && dialect != worker.DialectB {
+		return fmt.Errorf("%w: its dialect is a or b, not %.40q", ErrBadWorker, dialect)
+	}
+	return nil
 }
 
 func checkWorkerURL(address string) error {
@@ -76,10 +127,30 @@ func SetWorkerURL(ctx context.Context, tx pgx.Tx, tenant int64, name, address, b
 	return topology.NoteChange(ctx, tx, tenant, by, "move-worker", name)
 }
 
+// SetWorkerDialect says which dialect of its protocol a worker speaks from now on.
+func SetWorkerDialect(ctx context.Context, tx pgx.Tx, tenant int64, name, dialect, by string) error {
+	if err := checkDialect(dialect); err != nil {
+		return err
+	}
+	var protocol worker.Protocol
+	err := tx.QueryRow(ctx, `
+		update sluice.worker set dialect = case when protocol = 'orchesty' then $3 end
+		where tenant_id = $1 and name = $2 and removed_at is null returning protocol`, tenant, name, dialect).Scan(&protocol)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return ErrNoWorker
+	case err != nil:
+		return err
+	case protocol != worker.Orchesty:
+		return fmt.Errorf("%w: the protocol %s has no dialects", ErrBadWorker, protocol)
+	}
+	return topology.NoteChange(ctx, tx, tenant, by, "move-worker", name)
+}
+
 // ListWorkers returns a tenant's workers in order of their names, from the one after the given name.
 func ListWorkers(ctx context.Context, db topology.DB, tenant int64, after string, limit int) ([]Worker, error) {
 	rows, _ := db.Query(ctx, `
-		select name, url, created_at, down_since, down_reason from sluice.worker
+		select `+workerColumns+` from sluice.worker
 		where tenant_id = $1 and removed_at is null and name > $2
 		order by name limit $3`, tenant, after, limit)
 	return pgx.CollectRows(rows, pgx.RowToStructByName[Worker])
@@ -125,17 +196,30 @@ func RemoveWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, by string)
 // testTimeout is how long a test waits for the worker.
 const testTimeout = 30 * time.Second
 
-// TestWorker calls an action of a registered worker with a message that belongs to no process.
-func (e *Engine) TestWorker(ctx context.Context, tenant int64, name, action string, headers map[string]string, body []byte) (worker.Result, error) {
-	target, err := e.catalog.worker(ctx, workerKey{tenant, name})
+// TestCall is a call of a worker with a message that belongs to no process.
+type TestCall struct {
+	Worker  string
+	Action  string
+	Kind    topology.Kind // of the node that would call; empty: custom
+	Headers map[string]string
+	Body    []byte
+}
+
+// TestWorker calls an action of a registered worker outside of any process.
+func (e *Engine) TestWorker(ctx context.Context, tenant int64, call TestCall) (worker.Result, error) {
+	target, err := e.catalog.worker(ctx, workerKey{tenant, call.Worker})
 	if err != nil {
 		return worker.Result{}, err
 	}
 	id := e.clock.newProcessID().String()
-	result, err := e.config.Caller.Call(ctx, target, worker.Request{
-		Action: action, MessageID: id + "-0", CorrelationID: id, Topology: "test", Node: "test", Attempt: 1,
-		Headers: headers, Body: body, Deadline: time.Now().Add(testTimeout),
-	})
+	r := worker.Request{
+		Action: call.Action, Kind: string(cmp.Or(call.Kind, topology.Custom)), MessageID: id + "-0", CorrelationID: id, Topology: "test", Node: "test", Attempt: 1,
+		Headers: call.Headers, Body: call.Body, Deadline: time.Now().Add(testTimeout),
+	}
+	if call.Kind == topology.Batch {
+		r.Page = 1
+	}
+	result, err := e.config.Caller.Call(ctx, target, r)
 	if result.Room != nil {
 		result.Room.Release()
 	}

@@ -309,11 +309,12 @@ const (
     from done where outcome in ('failed', 'parked')
 ), new_cursor as (
     insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor)
-    select tenant_id, process_id, id, page + 1, cursor from done where outcome = 'page'
+    select tenant_id, process_id, id, greatest(page, 1) + (outcome = 'page')::int, cursor
+    from done where outcome = 'page' or outcome = 'repeat' and cursor <> ''
     on conflict (tenant_id, process_id, message_id) do update set page = excluded.page, cursor = excluded.cursor
 ), old_cursor as (
     delete from sluice.batch_cursor c using done d
-    where d.page > 1 and d.outcome in ('done', 'filtered')
+    where (d.page > 1 and d.outcome in ('done', 'filtered') or d.page <= 1 and d.cursor <> '' and d.outcome in ('done', 'filtered', 'failed'))
     and c.tenant_id = d.tenant_id and c.process_id = d.process_id and c.message_id = d.id`
 	handOffCounted = `
 ), delta as materialized (

@@ -26,13 +26,13 @@ var house = map[string][]string{
 	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
-	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "queue/worker/orchesty", "limiter", "openapi"},
+	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi"},
 	"gateway/auth": {"queue/process"},
 	"gateway/ui":   {},
 
 	"trash": {"queue", "queue/topology", "queue/process", "queue/worker", "limiter"},
 
-	"queue": {"queue/topology", "queue/process", "queue/worker", "queue/worker/orchesty", "limiter"},
+	"queue": {"queue/topology", "queue/process", "queue/worker", "limiter"},
 
 	"queue/topology": {},
 	"queue/process":  {},
@@ -49,7 +49,7 @@ var house = map[string][]string{
 }
 
 // forTests are the packages that any test may import beside what its package may.
-var forTests = []string{"migrations", "migrations/localpg", "migrations/pgtest", "queue/worker/workertest"}
+var forTests = []string{"migrations", "migrations/localpg", "migrations/pgtest", "queue/worker/workertest", "queue/worker/orchesty"}
 
 // onlyTests are those of them that nothing else may import.
 var onlyTests = []string{"migrations/pgtest", "queue/worker/workertest"}

@@ -18,6 +18,7 @@ import (
 	"sluice/migrations"
 	"sluice/queue"
 	"sluice/queue/worker"
+	"sluice/queue/worker/orchesty"
 	"sluice/trash"
 )
 
@@ -37,17 +38,17 @@ type nodeConfig struct {
 
 // node is a running part of Sluice: the engine on a database, and the door before it.
 type node struct {
-	config   nodeConfig
-	pool     *pgxpool.Pool // acts for all tenants
-	tenants  *pgxpool.Pool // acts for one tenant at a time
-	caller   *worker.Client
-	engine   *queue.Engine
-	trash    *trash.Trash
-	bulks    sync.WaitGroup
-	cut      context.CancelFunc // of bulks
-	server   *http.Server
-	visitors *visitors
-	failed   chan error // of the server
+	config       nodeConfig
+	pool         *pgxpool.Pool // acts for all tenants
+	tenants      *pgxpool.Pool // acts for one tenant at a time
+	closeCallers func()
+	engine       *queue.Engine
+	trash        *trash.Trash
+	bulks        sync.WaitGroup
+	cut          context.CancelFunc // of bulks
+	server       *http.Server
+	visitors     *visitors
+	failed       chan error // of the server
 
 	draining atomic.Bool
 }
@@ -83,8 +84,12 @@ func (n *node) prepare(ctx context.Context) error {
 	}
 	c := n.config.engine
 	c.Logger = n.config.log
-	n.caller = worker.NewClient(worker.Config{Version: version()})
-	c.Caller = n.caller
+	own, foreign := worker.NewClient(worker.Config{Version: version()}), orchesty.NewClient(worker.Config{Version: version()})
+	n.closeCallers = func() {
+		own.Close()
+		foreign.Close()
+	}
+	c.Caller = queue.Callers{worker.Sluice: own, worker.Orchesty: foreign}
 	var err error
 	n.engine, err = queue.New(ctx, n.pool, c)
 	if errors.Is(err, queue.ErrSettingsLost) {
@@ -95,8 +100,8 @@ func (n *node) prepare(ctx context.Context) error {
 }
 
 func (n *node) close() {
-	if n.caller != nil {
-		n.caller.Close()
+	if n.closeCallers != nil {
+		n.closeCallers()
 	}
 	if n.tenants != nil {
 		n.tenants.Close()

@@ -15,60 +15,92 @@ import (
 )
 
 type workerCmd struct {
-	Add    workerAddCmd    `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
-	List   workerListCmd   `cmd:"" help:"List workers."`
-	Move   workerMoveCmd   `cmd:"" help:"Say that a worker listens elsewhere."`
-	Test   workerTestCmd   `cmd:"" help:"Call an action of a worker, outside of any process."`
-	Remove workerRemoveCmd `cmd:"" help:"Forget a worker."`
+	Add     workerAddCmd     `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
+	List    workerListCmd    `cmd:"" help:"List workers."`
+	Show    workerShowCmd    `cmd:"" help:"Show a worker, with the nodes and applications that it said it has."`
+	Refresh workerRefreshCmd `cmd:"" help:"Ask a worker what it has, and whether it lives."`
+	Move    workerMoveCmd    `cmd:"" help:"Say that a worker listens elsewhere."`
+	Test    workerTestCmd    `cmd:"" help:"Call an action of a worker, outside of any process."`
+	Remove  workerRemoveCmd  `cmd:"" help:"Forget a worker."`
 }
 
 func (workerCmd) Help() string {
-	return examples("A worker is an HTTP service of yours. Nodes name it, and Sluice posts their messages to it; docs/worker-protocol.md is the contract.",
-		"sluice worker add shop http://127.0.0.1:9000", "sluice worker test shop check-order --data '{}'")
+	return examples("A worker is an HTTP service of yours. Nodes name it, and Sluice posts their messages to it; docs/worker-protocol.md is the contract. A worker made for Orchesty is called as Orchesty does: docs/orchesty.md.",
+		"sluice worker add shop http://127.0.0.1:9000", "sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty", "sluice worker test shop check-order --data '{}'")
 }
 
 // workerView is a worker as the API tells it.
 type workerView struct {
 	Name       string     `json:"name"`
 	URL        string     `json:"url"`
+	Protocol   string     `json:"protocol"`
+	Dialect    string     `json:"dialect"`
 	Secret     string     `json:"secret"`
 	CreatedAt  *time.Time `json:"created_at"`
 	DownSince  *time.Time `json:"down_since"`
 	DownReason string     `json:"down_reason"`
+	ListedAt   *time.Time `json:"listed_at"`
+	ListError  string     `json:"listing_error"`
 }
 
 func (v workerView) row() []string {
-	return []string{v.Name, v.URL, when(v.CreatedAt), when(v.DownSince), v.DownReason}
+	return []string{v.Name, v.URL, v.speaks(), when(v.CreatedAt), when(v.DownSince), v.DownReason}
+}
+
+// speaks is the worker's protocol, with its dialect if that is not the usual one.
+func (v workerView) speaks() string {
+	if v.Dialect == "b" {
+		return v.Protocol + " (dialect b)"
+	}
+	return v.Protocol
 }
 
 type workerAddCmd struct {
 	apiFlags
 	Name   string `arg:"" help:"Name by which topologies know it."`
 	Server string `arg:"" name:"worker-url" help:"Where it listens; the actions of nodes are paths below."`
+
+	Protocol string `enum:"sluice,orchesty" default:"sluice" help:"What it speaks: ${enum}. A worker on Orchesty's SDK speaks orchesty."`
+	Dialect  string `enum:",a,b" default:"" help:"Of Orchesty's protocol: a is the published one, b what came after."`
 }
 
 func (workerAddCmd) Help() string {
 	return examples("The secret is shown once. Give it to the worker, which verifies by it that a call comes from here.",
 		"sluice worker add shop http://127.0.0.1:9000",
-		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret")
+		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret",
+		"sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty")
 }
 
 func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.
-		jsonBody(map[string]string{"name": c.Name, "url": c.Server}))
+		jsonBody(withDialect(map[string]string{"name": c.Name, "url": c.Server, "protocol": c.Protocol}, c.Dialect)))
 	if err != nil {
 		return err
 	}
 	return p.print(added, func(w io.Writer) {
-		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.URL, "Secret", added.Shown.Secret)
-		fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
+		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.URL, "Protocol", added.Shown.speaks(), "Secret", added.Shown.Secret)
+		if added.Shown.Secret != "" {
+			fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
+		} else {
+			fmt.Fprintf(w, "\nSee what it has: sluice worker refresh %s\n", line(added.Shown.Name))
+		}
 	})
+}
+
+// withDialect adds a dialect to what is said of a worker, if there is one.
+func withDialect(said map[string]string, dialect string) map[string]string {
+	if dialect != "" {
+		said["dialect"] = dialect
+	}
+	return said
 }
 
 type workerMoveCmd struct {
 	apiFlags
 	Name   string `arg:"" help:"Name of the worker."`
 	Server string `arg:"" name:"worker-url" help:"Where it listens from now on."`
+
+	Dialect string `enum:",a,b" default:"" help:"Of Orchesty's protocol, from now on."`
 }
 
 func (workerMoveCmd) Help() string {
@@ -78,7 +110,7 @@ func (workerMoveCmd) Help() string {
 
 func (c workerMoveCmd) Run(ctx context.Context, p *program, api *client) error {
 	if _, err := api.send(ctx, request{method: http.MethodPut, path: pathOf("workers", c.Name)}.
-		jsonBody(map[string]string{"url": c.Server})); err != nil {
+		jsonBody(withDialect(map[string]string{"url": c.Server}, c.Dialect))); err != nil {
 		return err
 	}
 	return p.print(map[string]string{"name": c.Name, "url": c.Server}, func(w io.Writer) {
@@ -106,8 +138,86 @@ func (c workerListCmd) Run(ctx context.Context, p *program, api *client) error {
 			fmt.Fprintln(w, "No workers yet. Register one: sluice worker add NAME URL")
 			return
 		}
-		table(w, "NAME URL REGISTERED DOWN-SINCE REASON", rows(l, workerView.row)...)
+		table(w, "NAME URL PROTOCOL REGISTERED DOWN-SINCE REASON", rows(l, workerView.row)...)
 	})
+}
+
+// workerDetailView is a worker with what it has.
+type workerDetailView struct {
+	workerView
+	Nodes []struct {
+		Kind        string `json:"kind"`
+		Name        string `json:"name"`
+		Application string `json:"application"`
+	} `json:"nodes"`
+	Applications []struct {
+		Key           string `json:"key"`
+		Name          string `json:"name"`
+		Authorization string `json:"authorization"`
+		Type          string `json:"type"`
+	} `json:"applications"`
+}
+
+func (v workerDetailView) write(w io.Writer) {
+	facts(w, "Worker", v.Name, "URL", v.URL, "Protocol", v.speaks(), "Registered", when(v.CreatedAt),
+		"Down since", when(v.DownSince), "Reason", v.DownReason, "Listed", when(v.ListedAt), "Not listed since", v.ListError)
+	if len(v.Nodes) > 0 {
+		var nodes [][]string
+		for _, n := range v.Nodes {
+			nodes = append(nodes, []string{n.Kind, n.Name, n.Application})
+		}
+		fmt.Fprintln(w)
+		table(w, "KIND NODE APPLICATION", nodes...)
+	}
+	if len(v.Applications) > 0 {
+		var applications [][]string
+		for _, a := range v.Applications {
+			applications = append(applications, []string{a.Key, a.Name, a.Authorization, a.Type})
+		}
+		fmt.Fprintln(w)
+		table(w, "APPLICATION NAME AUTHORIZATION TYPE", applications...)
+	}
+}
+
+type workerShowCmd struct {
+	apiFlags
+	Name string `arg:"" help:"Name of the worker."`
+}
+
+func (workerShowCmd) Help() string {
+	return examples("What it has is as it said when it was last asked; only workers that speak Orchesty's protocol can be.",
+		"sluice worker show legacy", "sluice worker show legacy --output json | jq -r '.nodes[].name'")
+}
+
+func (c workerShowCmd) Run(ctx context.Context, p *program, api *client) error {
+	shown, err := ask[workerDetailView](ctx, api, request{method: http.MethodGet, path: pathOf("workers", c.Name)})
+	if err != nil {
+		return err
+	}
+	return p.print(shown, shown.Shown.write)
+}
+
+type workerRefreshCmd struct {
+	apiFlags
+	Name string `arg:"" help:"Name of the worker."`
+}
+
+func (workerRefreshCmd) Help() string {
+	return examples("Fails when the worker does not answer. What it said before stays then.", "sluice worker refresh legacy")
+}
+
+func (c workerRefreshCmd) Run(ctx context.Context, p *program, api *client) error {
+	shown, err := ask[workerDetailView](ctx, api, request{method: http.MethodPost, path: pathOf("workers", c.Name, "refresh")})
+	if err != nil {
+		return err
+	}
+	if err := p.print(shown, shown.Shown.write); err != nil {
+		return err
+	}
+	if shown.Shown.ListError != "" {
+		return &toldError{exitFailed}
+	}
+	return nil
 }
 
 type workerTestCmd struct {
@@ -115,12 +225,15 @@ type workerTestCmd struct {
 	contentFlags
 	Name   string `arg:"" help:"Name of the worker."`
 	Action string `arg:"" help:"What to call: the path below the worker's URL."`
+
+	Kind string `enum:"connector,batch,custom" default:"custom" help:"Kind of the node that would call: ${enum}. Matters to workers that speak Orchesty's protocol."`
 }
 
 func (workerTestCmd) Help() string {
 	return examples("The call is signed as any other. Fails when the worker cannot be reached or does not say what becomes of the message.",
 		"sluice worker test shop check-order --data '{\"order\":\"ABC-123\"}'",
-		"sluice worker test shop check-order --file order.json -H x-source=shop")
+		"sluice worker test shop check-order --file order.json -H x-source=shop",
+		"sluice worker test legacy hubspot-create-contact --kind connector --data '{}'")
 }
 
 // testView is how a worker answered.
@@ -154,7 +267,7 @@ func (c workerTestCmd) Run(ctx context.Context, p *program) error {
 	}
 	headers := map[string]string{"content-type": c.headers(body)["Content-Type"]}
 	maps.Copy(headers, c.Header)
-	call := map[string]any{"action": c.Action, "headers": headers}
+	call := map[string]any{"action": c.Action, "kind": c.Kind, "headers": headers}
 	switch {
 	case json.Valid(body):
 		call["body"] = json.RawMessage(body)

@@ -46,6 +46,13 @@ const (
 	Orchesty Protocol = "orchesty" // that of package orchesty beside it
 )
 
+// The dialects of Orchesty's protocol. Workers on what is published speak A; B is
+// what Orchesty's own engine has moved on to.
+const (
+	DialectA = "a"
+	DialectB = "b"
+)
+
 // Target is a worker service to call.
 type Target struct {
 	// Name is the worker's name, for people: it stands in every reason.

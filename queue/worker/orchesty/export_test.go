@@ -28,8 +28,8 @@ func Read(target worker.Target, request worker.Request, status int, body []byte)
 }
 
 // Listed is what the client makes of lists that a worker gives.
-func Listed(nodes, applications []byte) (Listing, error) {
-	var l Listing
+func Listed(nodes, applications []byte) (worker.Listing, error) {
+	var l worker.Listing
 	var err error
 	if l.Nodes, err = parseNodes(nodes, kindCustom); err != nil {
 		return l, err

@@ -116,7 +116,7 @@ func (m *message) outgoing() map[string]any {
 	if ms, known := startedAt(r.CorrelationID); known {
 		h[headerProcessStarted] = number(strconv.FormatInt(ms, 10))
 	}
-	if m.dialect == DialectB {
+	if m.dialect == worker.DialectB {
 		h[headerNodeName], h[headerSDK], h[headerSource] = r.Node, m.sdk, "auto"
 	}
 	if m.state.Cursor != nil {

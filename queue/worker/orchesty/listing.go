@@ -12,29 +12,6 @@ import (
 	"sluice/queue/worker"
 )
 
-// Listing is what a worker has.
-type Listing struct {
-	Nodes        []Node        `json:"nodes"`
-	Applications []Application `json:"applications"`
-}
-
-// Node is a node that a worker has registered: by its kind and name it is called.
-type Node struct {
-	Kind        string `json:"kind"` // connector, batch or custom
-	Name        string `json:"name"`
-	Application string `json:"application,omitempty"`
-}
-
-// Application is a third party that a worker knows how to talk to.
-type Application struct {
-	Key           string `json:"key"`
-	Name          string `json:"name"`
-	Description   string `json:"description,omitempty"`
-	Authorization string `json:"authorization,omitempty"` // basic, oauth, oauth2
-	Type          string `json:"type,omitempty"`          // cron, webhook
-	Installable   bool   `json:"installable"`
-}
-
 // What a listing may hold.
 const (
 	maxListed     = 10_000 // nodes of a kind, or applications
@@ -44,27 +21,27 @@ const (
 
 // List asks a worker what it has. Since workers have no route for their health,
 // it also tells whether one lives. The error is always a [*worker.Failure].
-func (c *Client) List(ctx context.Context, target worker.Target) (Listing, error) {
-	l := Listing{Nodes: []Node{}, Applications: []Application{}}
+func (c *Client) List(ctx context.Context, target worker.Target) (worker.Listing, error) {
+	l := worker.Listing{Nodes: []worker.ListedNode{}, Applications: []worker.ListedApplication{}}
 	deadline := time.Now().Add(listTimeout)
 	for _, from := range []struct{ path, kind string }{{"connector/list", kindConnector}, {"batch/list", kindBatch}, {"custom-node/list", kindCustom}} {
 		body, err := c.get(ctx, target, from.path, deadline)
 		if err != nil {
-			return Listing{}, err
+			return worker.Listing{}, err
 		}
 		nodes, err := parseNodes(body, from.kind)
 		if err != nil {
-			return Listing{}, notListed(target, from.path, err)
+			return worker.Listing{}, notListed(target, from.path, err)
 		}
 		l.Nodes = append(l.Nodes, nodes...)
 	}
 	const applications = "applications"
 	body, err := c.get(ctx, target, applications, deadline)
 	if err != nil {
-		return Listing{}, err
+		return worker.Listing{}, err
 	}
 	if l.Applications, err = parseApplications(body); err != nil {
-		return Listing{}, notListed(target, applications, err)
+		return worker.Listing{}, notListed(target, applications, err)
 	}
 	return l, nil
 }
@@ -87,7 +64,7 @@ func notListed(target worker.Target, path string, err error) *worker.Failure {
 	}
 }
 
-func parseNodes(body []byte, kind string) ([]Node, error) {
+func parseNodes(body []byte, kind string) ([]worker.ListedNode, error) {
 	var listed []struct {
 		Name string `json:"name"`
 		App  string `json:"app"`
@@ -98,17 +75,17 @@ func parseNodes(body []byte, kind string) ([]Node, error) {
 	if len(listed) > maxListed {
 		return nil, fmt.Errorf("%d nodes, more than %d", len(listed), maxListed)
 	}
-	nodes := make([]Node, len(listed))
+	nodes := make([]worker.ListedNode, len(listed))
 	for i, l := range listed {
 		if err := errors.Join(checkListed(l.Name), checkKey(l.App)); err != nil {
 			return nil, err
 		}
-		nodes[i] = Node{Kind: kind, Name: l.Name, Application: l.App}
+		nodes[i] = worker.ListedNode{Kind: kind, Name: l.Name, Application: l.App}
 	}
 	return nodes, nil
 }
 
-func parseApplications(body []byte) ([]Application, error) {
+func parseApplications(body []byte) ([]worker.ListedApplication, error) {
 	var listed struct {
 		Items []struct {
 			Key           string `json:"key"`
@@ -125,12 +102,12 @@ func parseApplications(body []byte) ([]Application, error) {
 	if len(listed.Items) > maxListed {
 		return nil, fmt.Errorf("%d applications, more than %d", len(listed.Items), maxListed)
 	}
-	applications := make([]Application, len(listed.Items))
+	applications := make([]worker.ListedApplication, len(listed.Items))
 	for i, l := range listed.Items {
 		if err := checkListed(l.Key); err != nil {
 			return nil, err
 		}
-		applications[i] = Application{
+		applications[i] = worker.ListedApplication{
 			Key: l.Key, Name: worker.Clean(l.Name), Description: worker.Clean(l.Description),
 			Authorization: worker.Clean(l.Authorization), Type: worker.Clean(l.Type), Installable: l.Installable,
 		}

@@ -64,13 +64,6 @@ import (
 	"sluice/queue/worker"
 )
 
-// The dialects. Workers on what is published speak A; B is what Orchesty's own
-// engine has moved on to.
-const (
-	DialectA = "a"
-	DialectB = "b"
-)
-
 // What the client takes unless it is told otherwise. Envelopes repeat a body in
 // JSON, within JSON for the items of a batch, so replies are larger than bodies.
 const (

@@ -14,7 +14,7 @@ import (
 	"sluice/queue/worker/orchesty"
 )
 
-var sample = worker.Target{Name: "shop", URL: "http://127.0.0.1:9", Protocol: worker.Orchesty, Dialect: orchesty.DialectA}
+var sample = worker.Target{Name: "shop", URL: "http://127.0.0.1:9", Protocol: worker.Orchesty, Dialect: worker.DialectA}
 
 // asked is a call as any other.
 func asked() worker.Request {

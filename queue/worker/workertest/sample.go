@@ -99,7 +99,7 @@ type output struct {
 	text bytes.Buffer
 }
 
-const keptOutput = 8 << 10
+const keptOutput = 1 << 10
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
