@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// wakeChannel carries the names of queues on which messages wait, joined by commas. Nothing depends on it: sweeps find what a lost
+// wakeChannel carries the names of queues on which messages wait, and of gates where some are held, joined by commas. Nothing depends on it: sweeps find what a lost
 // notification announced.
 const wakeChannel = "sluice_wake"
 
@@ -161,7 +161,9 @@ func (e *Engine) listen(ctx context.Context, heard func()) error {
 		heard()
 	}
 	for err == nil {
-		if err = e.wakeQueues(ctx, strings.Split(n.Payload, ",")); err == nil {
+		names := strings.Split(n.Payload, ",")
+		e.hint(gatesNamed(names))
+		if err = e.wakeQueues(ctx, names); err == nil {
 			n, err = conn.WaitForNotification(ctx)
 		}
 	}

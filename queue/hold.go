@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -23,6 +24,28 @@ const bornHeld = "held"
 
 // gateKey names a limit, and so the gate to its application.
 type gateKey struct{ tenant, limit int64 }
+
+// name is how a gate is called among the names of queues.
+func (k gateKey) name() string { return fmt.Sprintf("g%d.%d", k.tenant, k.limit) }
+
+// gatesNamed finds the gates among names.
+func gatesNamed(names []string) map[gateKey]struct{} {
+	var found map[gateKey]struct{}
+	for _, name := range names {
+		var k gateKey
+		if !strings.HasPrefix(name, "g") {
+			continue
+		}
+		if n, err := fmt.Sscanf(name, "g%d.%d", &k.tenant, &k.limit); n != 2 || err != nil {
+			continue
+		}
+		if found == nil {
+			found = map[gateKey]struct{}{}
+		}
+		found[k] = struct{}{}
+	}
+	return found
+}
 
 // bornHold says for each birth by which limit it is held, and as whose: columns of the statements that store births.
 type bornHold struct {

@@ -26,7 +26,7 @@ const (
 	keysAtOnce      = 500                    // of a gate
 	releasesAtOnce  = 1000                   // messages
 	gateSweep       = 500 * time.Millisecond // between looks for gates that nobody looks after
-	idleSweep       = 5 * time.Second        // ... as long as no limit is known
+	idleSweep       = 2 * time.Second        // ... as long as no limit is known
 	overdue         = 150 * time.Millisecond // after which others look after a gate
 	skippedAgain    = 5 * time.Millisecond   // until a gate is tried again that someone else has locked
 	crowdedAgain    = 20 * time.Millisecond  // ... of whose messages there is no room for the next
@@ -53,9 +53,15 @@ func newGates() *gates {
 	return &gates{hinted: map[gateKey]struct{}{}, alarms: map[gateKey]gateAlarm{}, words: map[gateKey]word{}, wake: make(chan struct{}, 1)}
 }
 
-// hint tells this runner that something came to gates.
+// hint tells this runner, or if it is none the others, that something came to gates.
 func (e *Engine) hint(keys map[gateKey]struct{}) {
 	if len(keys) == 0 {
+		return
+	}
+	if e.lifeIfRunning() == nil {
+		for k := range keys {
+			e.herald.tell(k.name())
+		}
 		return
 	}
 	now := time.Now()
@@ -125,7 +131,7 @@ func (e *Engine) releaseLoop(ctx context.Context) {
 		case <-alarm.C:
 		case <-sweeps.C:
 			err = e.findOverdue(ctx)
-			pause := gateSweep
+			pause := min(gateSweep, e.config.Sweep)
 			if !e.catalog.anyLimit() {
 				pause = idleSweep
 			}
@@ -663,6 +669,8 @@ func (r *releasing) setAlarms(rows pgx.Rows) error {
 		g := r.gates[i]
 		switch {
 		case at == nil:
+		case g.why == limiter.ByRoom && g.n == 0: // calls are slow, or their worker is down
+			r.engine.gates.set(k, gateAlarm{at: r.read.Add(slotsAgain)})
 		case g.why == limiter.ByRoom:
 			r.engine.gates.set(k, gateAlarm{at: r.read.Add(crowdedAgain)})
 		default:
