@@ -2,8 +2,10 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -92,9 +94,7 @@ func TestOrchestyWorker(t *testing.T) {
 	processes := make([]string, len(passages))
 	for i, p := range passages {
 		headers := map[string]string{"content-type": "application/json", "user": "joe"}
-		for name, value := range p.headers {
-			headers[name] = value
-		}
+		maps.Copy(headers, p.headers)
 		a, err := r.engine.Accept(t.Context(), queue.Event{Tenant: tenant, Topology: "flow", Node: fmt.Sprint("in-", i), Headers: headers, Body: []byte(p.body)})
 		ok(t, err)
 		processes[i] = a.Process.String()
@@ -226,7 +226,7 @@ func TestOrchestyRepeats(t *testing.T) {
 func TestUnknownProtocol(t *testing.T) {
 	t.Parallel()
 	_, err := queue.Callers{}.Call(context.Background(), worker.Target{Name: "new", Protocol: "telex"}, worker.Request{})
-	f, is := err.(*worker.Failure)
+	f, is := errors.AsType[*worker.Failure](err)
 	if !is || f.Class != worker.Unavailable {
 		t.Errorf("got %v", err)
 	}

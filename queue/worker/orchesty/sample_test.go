@@ -2,6 +2,7 @@ package orchesty_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -153,7 +155,7 @@ func TestTranscripts(t *testing.T) {
 }
 
 func called(result worker.Result, err error) string {
-	f, _ := err.(*worker.Failure)
+	f, _ := errors.AsType[*worker.Failure](err)
 	return told(result.Reply, f)
 }
 
@@ -300,10 +302,12 @@ func newReplay(t *testing.T, name string) (*replay, worker.Target) {
 		} else {
 			body = strings.TrimSuffix(body, "\n\n")
 		}
-		var status int
-		var kind string
-		fmt.Sscanf(line, "%d", &status)
-		_, kind, _ = strings.Cut(line, " ")
+		code, kind, _ := strings.Cut(line, " ")
+		status, err := strconv.Atoi(code)
+		if err != nil {
+			t.Error(err)
+			status = http.StatusInternalServerError
+		}
 		w.Header().Set("Content-Type", kind)
 		w.WriteHeader(status)
 		io.WriteString(w, body)
