@@ -13,6 +13,7 @@ import (
 	"sluice/openapi"
 	"sluice/queue"
 	"sluice/queue/process"
+	"sluice/trash"
 )
 
 const (
@@ -108,6 +109,23 @@ type attemptView struct {
 	At       time.Time `json:"at"`
 	Reason   string    `json:"reason,omitempty"`
 	Runner   int64     `json:"runner" doc:"Which runner made it"`
+
+	Request  *requestView  `json:"request,omitempty" doc:"Of an entry of the trash: the call that was made, with the headers and the body of the message"`
+	Response *responseView `json:"response,omitempty" doc:"What the worker answered when it did not take the message"`
+}
+
+type requestView struct {
+	Method         string `json:"method"`
+	Worker         string `json:"worker"`
+	Action         string `json:"action" doc:"The path below the URL of the worker"`
+	IdempotencyKey string `json:"idempotency_key"`
+}
+
+type responseView struct {
+	Headers map[string]string `json:"headers" doc:"Names in lower case; values that may be secret are not kept"`
+	Body    []byte            `json:"body" doc:"The first 4 KiB, in base64"`
+	Text    *string           `json:"text,omitempty" doc:"The same as text, where it is UTF-8"`
+	Cut     bool              `json:"cut,omitempty" doc:"There was more of it"`
 }
 
 type decisionView struct {
@@ -292,6 +310,10 @@ func viewOfAttempts(attempts []process.Attempt) []attemptView {
 		}
 		if a.Status != nil {
 			views[i].Status = *a.Status
+		}
+		if a.Response != nil {
+			content := viewOfContent(trash.Content{Headers: a.Response.Headers, Body: a.Response.Body})
+			views[i].Response = &responseView{Headers: content.Headers, Body: content.Body, Text: content.Text, Cut: a.Response.Cut}
 		}
 	}
 	return views

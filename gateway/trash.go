@@ -17,6 +17,7 @@ import (
 	"sluice/gateway/auth"
 	"sluice/openapi"
 	"sluice/queue/process"
+	"sluice/queue/worker"
 	"sluice/trash"
 )
 
@@ -261,6 +262,12 @@ func viewOfEntryDetail(d trash.Detail) entryDetailView {
 			From: d.Where.From, Node: d.Where.Node.Name, Kind: string(d.Where.Node.Kind), Worker: d.Where.Node.Worker,
 			Application: d.Where.Node.Application, MayAct: d.Where.Node.MayAct, Followers: append([]string{}, d.Where.Node.Followers...), Versions: append([]int{}, d.Where.Versions...),
 		},
+	}
+	if n := d.Where.Node; n.Kind.CallsWorker() {
+		for i, a := range d.Attempts {
+			key := worker.Request{MessageID: d.ID.String(), Page: a.Page}.IdempotencyKey()
+			view.Attempts[i].Request = &requestView{Method: http.MethodPost, Worker: n.Worker, Action: n.Action, IdempotencyKey: key}
+		}
 	}
 	view.Pretty, _ = trash.Pretty(d.Body)
 	if d.Edit != nil {

@@ -38,10 +38,11 @@ type settlement struct {
 	status     int
 	duration   time.Duration
 	reason     string
-	class      process.Class // of failed and parked
-	delay      time.Duration // of repeat and retried, and until a parked message is due; 0: it is not
-	failures   int           // attempts used up, for one that stays
-	cursor     string        // of the next page; of repeat, if it takes the place of the delivery's
+	class      process.Class    // of failed and parked
+	delay      time.Duration    // of repeat and retried, and until a parked message is due; 0: it is not
+	failures   int              // attempts used up, for one that stays
+	cursor     string           // of the next page; of repeat, if it takes the place of the delivery's
+	response   *worker.Response // of a worker that did not take the message; nil: none came
 	successors []successor
 	room       worker.Room // what the reply takes; nil: nothing
 	refused    bool        // it stands for one that Postgres refused
@@ -168,7 +169,7 @@ func (e *Engine) attempt(d *delivery) (_ *settlement, lost bool) {
 		}
 		e.noteFailure(n, failure)
 		e.hear(d, failure.Rates, failure.Class == worker.Limited)
-		s.status = failure.Status
+		s.status, s.response = failure.Status, failure.Response
 		s.fail(failure)
 	}
 	return s, false

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -246,6 +247,7 @@ type itemArrays struct {
 	sizes     []int32
 	classes   []string
 	causes    []int64
+	responses []string
 }
 
 type bornArrays struct {
@@ -363,7 +365,19 @@ func (a *itemArrays) add(s *settlement) {
 	case outcomeParked: // titles differ in more than numbers
 		cause = process.HashOf(process.CauseOf(parkedReason(d.edge.to)))
 	}
-	a.classes, a.causes = append(a.classes, string(s.class)), append(a.causes, cause)
+	a.classes, a.causes, a.responses = append(a.classes, string(s.class)), append(a.causes, cause), append(a.responses, s.evidence())
+}
+
+// evidence is what the worker answered to a message that it did not take, as JSON; "": nothing is kept.
+func (s *settlement) evidence() string {
+	if s.response == nil {
+		return ""
+	}
+	text, err := json.Marshal(s.response)
+	if err != nil { // of texts and bytes, which always encode
+		return ""
+	}
+	return string(text)
 }
 
 func (a *bornArrays) add(parent int, id, payload int64, state string, next *successor, body []byte) {
@@ -416,7 +430,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 		rows, _ := e.pool.Query(ctx, handOffDoneSQL, args...)
 		return done, news, noteDone(rows, done)
 	}
-	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes)
+	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes, i.responses)
 	if !f.ordered {
 		sql := handOffSQL
 		if f.held.any() {

@@ -231,7 +231,7 @@ const (
 select n from done`
 	handOffDoneSQL = itemArraysSQL + itemNamesSQL + `, n)` + handOffGone + `
 ), done as materialized (
-    select i.*, 0 as page, '' as reason from item i join gone using (n)` +
+    select i.*, 0 as page, '' as reason, '' as response from item i join gone using (n)` +
 		bornArraysSQL + bornNamesSQL + `, n)` + handOffBorn + handOffCounted + `
 select n from done`
 )
@@ -247,10 +247,10 @@ const (
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
                          $8::int[], $9::int[], $10::int[], $11::int[]`
-	itemMoreSQL  = `, $24::text[], $25::int[], $26::bigint[], $27::int[], $28::text[], $29::text[], $30::bigint[]`
+	itemMoreSQL  = `, $24::text[], $25::int[], $26::bigint[], $27::int[], $28::text[], $29::text[], $30::bigint[], $31::text[]`
 	itemNamesSQL = `) with ordinality
         as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome, status, duration_us, made, size`
-	itemMoreNamesSQL = `, reason, page, delay_us, failures, cursor, class, cause`
+	itemMoreNamesSQL = `, reason, page, delay_us, failures, cursor, class, cause, response`
 	bornArraysSQL    = `
 ), born as materialized (
     select b.*, d.tenant_id, d.process_id, d.id as parent_id
@@ -297,9 +297,10 @@ const (
            jsonb_build_object('process_id', process_id), 'message', 32767, 'e' || edge_id
     from born where state in ('available', 'running')
 ), new_attempt as (
-    insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason)
+    insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, status, duration_us, reason, response)
     select tenant_id, process_id, id, edge_id, runner::bigint, attempt, page, outcome::sluice.outcome,
-           nullif(status, 0), duration_us, nullif(reason, '')
+           nullif(status, 0), duration_us, nullif(reason, ''),
+           nullif(response, '')::jsonb
     from done`
 	handOffUnusual = `
 ), new_trash as (

@@ -95,8 +95,17 @@ type rig struct {
 
 func start(t *testing.T, file string, refuse func(worker.Request) string) *rig {
 	t.Helper()
+	c := &calls{refuse: refuse}
+	r := startWith(t, file, c)
+	r.calls = c
+	return r
+}
+
+// startWith starts an engine whose calls go elsewhere.
+func startWith(t *testing.T, file string, caller queue.Caller) *rig {
+	t.Helper()
 	db := pgtest.New(t)
-	r := &rig{T: t, pool: db.Pool(), calls: &calls{refuse: refuse}}
+	r := &rig{T: t, pool: db.Pool()}
 	g, err := topology.Parse("flow.yaml", []byte(file))
 	r.ok(err)
 	r.ok(pgx.BeginFunc(t.Context(), r.pool, func(tx pgx.Tx) error {
@@ -106,7 +115,7 @@ func start(t *testing.T, file string, refuse func(worker.Request) string) *rig {
 		_, err4 := topology.Enable(t.Context(), tx, tenant, g.Name, 0, "test")
 		return errors.Join(err1, err2, err3, err4)
 	}))
-	r.engine, err = queue.New(t.Context(), r.pool, queue.Config{Caller: r.calls, Sweep: 100 * time.Millisecond})
+	r.engine, err = queue.New(t.Context(), r.pool, queue.Config{Caller: caller, Sweep: 100 * time.Millisecond})
 	r.ok(err)
 	r.ok(r.engine.Start(t.Context()))
 	t.Cleanup(func() {

@@ -217,7 +217,7 @@ func TestTrashCommands(t *testing.T) {
 	groups := w.run("trash", "groups", "--topology", "shop").exits(exitOK).says("100.0%", "rejected", "1 message of 1 cause").ok()
 	w.run("trash", "list", "--cause", regexp.MustCompile(`[0-9a-f]{16}`).FindString(groups)).exits(exitOK).says(id)
 	w.run("trash", "groups", "--application", "none").exits(exitOK).says("Nothing in the trash is like that")
-	w.run("trash", "show", id).exits(exitOK).says("at node store of shop v1", "the store takes nothing bad", `"bad": true`, "application/json")
+	w.run("trash", "show", id).exits(exitOK).says("at node store of shop v1", "The last answer, 200", "content-type: ", "the store takes nothing bad", `"bad": true`, "application/json")
 	w.run("trash", "show", id, "--output", "json").exits(exitOK).says(`"attempts"`)
 	if body := w.run("trash", "show", id, "--body").ok(); body != `{"bad": true}` {
 		t.Errorf("the body is %q", body)

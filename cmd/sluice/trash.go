@@ -93,6 +93,14 @@ type attemptView struct {
 	Duration float64    `json:"duration_ms"`
 	At       *time.Time `json:"at"`
 	Reason   string     `json:"reason"`
+	Request  *struct {
+		Action string `json:"action"`
+	} `json:"request"`
+	Response *struct {
+		Headers headersView `json:"headers"`
+		Body    []byte      `json:"body"`
+		Cut     bool        `json:"cut"`
+	} `json:"response"`
 }
 
 type decisionView struct {
@@ -319,6 +327,11 @@ func (v entryView) write(w io.Writer) {
 			all[i] = []string{strconv.Itoa(a.Attempt), a.Outcome, number(a.Status), when(a.At), a.Reason}
 		}
 		table(w, "ATTEMPT OUTCOME STATUS AT REASON", all...)
+		if last := v.Attempts[len(v.Attempts)-1]; last.Response != nil {
+			fmt.Fprintf(w, "\nThe last answer, %d:\n\n", last.Status)
+			last.Response.Headers.write(w)
+			fmt.Fprintln(w, shownBody(last.Response.Body))
+		}
 	}
 	if len(v.Decisions) > 0 {
 		fmt.Fprintln(w)

@@ -65,6 +65,14 @@ type Attempt struct {
 	At       time.Time
 	Reason   string
 	Runner   int64
+	Response *Response // of the worker, where it did not take the message and answered
+}
+
+// Response is what a worker answered: headers without secrets, and the start of the body.
+type Response struct {
+	Headers map[string]string `json:"headers"`
+	Body    []byte            `json:"body"`
+	Cut     bool              `json:"cut"` // there was more of the body
 }
 
 // Decision is what someone decided about a message.
@@ -104,7 +112,7 @@ func Attempts(ctx context.Context, db DB, tenant int64, id MessageID) ([]Attempt
 	rows, _ := db.Query(ctx, `
 		select * from (
 			select attempt as number, page, outcome::text as outcome, status, duration_us * interval '1 microsecond' as duration,
-			       at, coalesce(reason, '') as reason, runner_id as runner
+			       at, coalesce(reason, '') as reason, runner_id as runner, response
 			from sluice.attempt
 			where tenant_id = $1 and process_id = $2 and message_id = $3
 			order by at desc, attempt desc, page desc limit $4) a

@@ -380,15 +380,15 @@ func (x *exchange) refused(resp *http.Response, cancel context.CancelFunc) *Fail
 // whole reads the body of a reply, all of it or none.
 func (x *exchange) whole(ctx context.Context, resp *http.Response) ([]byte, *Failure) {
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return nil, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is encoded (%.40q), though identity was asked for", encoding))
+		return nil, malformed(x.name, resp, nil, fmt.Errorf("its body is encoded (%.40q), though identity was asked for", encoding))
 	}
 	if resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 {
-		return nil, malformed(x.name, resp.StatusCode, errors.New("its body has neither a Content-Length nor chunks, so nobody can tell whether it is whole"))
+		return nil, malformed(x.name, resp, nil, errors.New("its body has neither a Content-Length nor chunks, so nobody can tell whether it is whole"))
 	}
 	body, err := x.readReply(ctx, resp)
 	switch {
 	case errors.Is(err, errReplyTooLong):
-		return nil, malformed(x.name, resp.StatusCode, fmt.Errorf("its body is longer than %d bytes", x.client.maxReply))
+		return nil, malformed(x.name, resp, body, fmt.Errorf("its body is longer than %d bytes", x.client.maxReply))
 	case errors.Is(err, errNoRoom):
 		return nil, &Failure{Class: Cancelled, Status: resp.StatusCode, Reason: reason("there was no memory for the reply of %s", x.name), Err: err}
 	case err != nil:
@@ -409,9 +409,9 @@ func (x *exchange) accepted(ctx context.Context, resp *http.Response) (Result, *
 	var rejected rejection
 	switch {
 	case errors.As(err, &rejected):
-		return Result{}, &Failure{Class: Rejected, Status: resp.StatusCode, Reason: string(rejected)}
+		return Result{}, &Failure{Class: Rejected, Status: resp.StatusCode, Reason: string(rejected), Response: response(resp, body)}
 	case err != nil:
-		return Result{}, malformed(x.name, resp.StatusCode, err)
+		return Result{}, malformed(x.name, resp, body, err)
 	}
 	return Result{Reply: reply, Status: resp.StatusCode, Rates: rates(resp.Header)}, nil
 }

@@ -70,6 +70,8 @@ type Failure struct {
 	Reason string
 	// Err is the cause, if there is one beneath the reason.
 	Err error
+	// Response is what the worker answered, nil if it did not.
+	Response *Response
 	// Timing is how long the call took until it failed.
 	Timing Timing
 }
@@ -102,7 +104,7 @@ func classOf(status int) Class {
 // refusal is the failure that a status other than 2xx stands for. body is the
 // start of what the worker said with it.
 func refusal(name string, resp *http.Response, body []byte, now time.Time) *Failure {
-	f := &Failure{Class: classOf(resp.StatusCode), Status: resp.StatusCode, Rates: rates(resp.Header)}
+	f := &Failure{Class: classOf(resp.StatusCode), Status: resp.StatusCode, Rates: rates(resp.Header), Response: response(resp, body)}
 	if f.Class != Rejected {
 		f.RetryAfter = retryAfter(resp.Header, now)
 	}
@@ -202,13 +204,15 @@ func unreached(name string, err error) *Failure {
 	return &Failure{Class: Unavailable, Reason: reason("%s cannot be reached: %s", name, plain(err)), Err: err}
 }
 
-// malformed is the failure of a reply that breaks the contract.
-func malformed(name string, status int, err error) *Failure {
+// malformed is the failure of a reply that breaks the contract. body is what was
+// read of it.
+func malformed(name string, resp *http.Response, body []byte, err error) *Failure {
 	return &Failure{
-		Class:  Transient,
-		Status: status,
-		Reason: reason("%s answered %d, but its reply breaks the protocol: %s", name, status, err),
-		Err:    fmt.Errorf("%w: %w", ErrProtocol, err),
+		Class:    Transient,
+		Status:   resp.StatusCode,
+		Reason:   reason("%s answered %d, but its reply breaks the protocol: %s", name, resp.StatusCode, err),
+		Err:      fmt.Errorf("%w: %w", ErrProtocol, err),
+		Response: response(resp, body),
 	}
 }
 

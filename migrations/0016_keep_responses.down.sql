@@ -1,0 +1,1 @@
+alter table sluice.attempt drop column response;
