@@ -41,6 +41,7 @@ type node struct {
 	config       nodeConfig
 	pool         *pgxpool.Pool // acts for all tenants
 	tenants      *pgxpool.Pool // acts for one tenant at a time
+	keys         *pgxpool.Pool // looks up API keys: who comes in must not wait for what moves; nil without a gateway
 	closeCallers func()
 	engine       *queue.Engine
 	trash        *trash.Trash
@@ -52,6 +53,9 @@ type node struct {
 
 	draining atomic.Bool
 }
+
+// keyConns is how many connections look up keys: one at a time does, and one replaces it when it is broken.
+const keyConns = 2
 
 // openNode connects to the database, which must have the schema of this program. Nothing runs yet.
 func openNode(ctx context.Context, c nodeConfig) (*node, error) {
@@ -67,6 +71,12 @@ func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 	if n.tenants, err = openForTenants(ctx, c.databaseURL, c.apiConns); err != nil {
 		n.close()
 		return nil, err
+	}
+	if c.gateway {
+		if n.keys, err = openForTenants(ctx, c.databaseURL, keyConns); err != nil {
+			n.close()
+			return nil, err
+		}
 	}
 	if err := n.prepare(ctx); err != nil {
 		n.close()
@@ -102,6 +112,9 @@ func (n *node) prepare(ctx context.Context) error {
 func (n *node) close() {
 	if n.closeCallers != nil {
 		n.closeCallers()
+	}
+	if n.keys != nil {
+		n.keys.Close()
 	}
 	if n.tenants != nil {
 		n.tenants.Close()
@@ -179,7 +192,7 @@ func (n *node) door() http.Handler {
 		return gateway.New(gateway.Config{
 			Engine:      n.engine,
 			TenantPool:  n.tenants,
-			Keys:        auth.New(n.pool),
+			Keys:        auth.New(n.keys),
 			Trash:       n.trash,
 			Logger:      n.config.log,
 			Version:     version(),

@@ -21,7 +21,7 @@ type serveCmd struct {
 	PollOnly    bool          `from:"SLUICE_POLL_ONLY" help:"Neither listen nor notify, for databases that cannot: look for work every 200 ms instead."`
 	Pooled      bool          `from:"SLUICE_POOLED" help:"The database is behind a pooler that shares out sessions by transaction, such as PgBouncer. It includes --poll-only."`
 	EngineConns int           `from:"SLUICE_ENGINE_CONNS" default:"16" help:"Connections to the database for moving messages; 12 at least."`
-	APIConns    int           `name:"api-conns" from:"SLUICE_API_CONNS" default:"8" help:"Connections to the database for the API; small, so that looking does not slow moving."`
+	APIConns    int           `name:"api-conns" from:"SLUICE_API_CONNS" default:"8" help:"Connections to the database for the API; small, so that looking does not slow moving. A gateway has two more, to look up keys."`
 	MaxBody     int64         `from:"SLUICE_MAX_BODY" placeholder:"BYTES" help:"Largest body of an event. Default: 5 MiB."`
 	KeepHeaders []string      `from:"SLUICE_KEEP_HEADERS" placeholder:"NAME,..." help:"Headers of a producer's request that go with its event, beside Sluice-Header-...; a name may end in *. Default: the content type and what names or signs an event."`
 	KeyTTL      time.Duration `name:"key-ttl" from:"SLUICE_KEY_TTL" default:"24h" help:"How long an idempotency key is remembered at least."`

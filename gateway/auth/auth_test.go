@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -325,6 +327,67 @@ func TestLookUpsThatFail(t *testing.T) {
 	keys.pool = db.Pool()
 	_, err = keys.Authenticate(t.Context(), "Bearer "+plain)
 	ok(t, err)
+}
+
+// A key that is soon old is read again by one request, and the others do not wait for that. When it cannot be read, what is
+// remembered is believed until it is old, and not a moment longer: it may have been revoked.
+func TestKeysAreRenewed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	_, plain, err := CreateKey(t.Context(), db.Pool(), 1, "a", Scopes{Ingest}, "test")
+	ok(t, err)
+	pool, err := pgxpool.New(t.Context(), db.URL+"&pool_max_conns=1")
+	ok(t, err)
+	defer pool.Close()
+	keys := New(pool)
+	start := time.Now()
+	var passed atomic.Int64
+	keys.now = func() time.Time { return start.Add(time.Duration(passed.Load())) }
+	authenticate := func() error {
+		_, err := keys.Authenticate(t.Context(), "Bearer "+plain)
+		return err
+	}
+	ok(t, authenticate())
+
+	busy, err := pool.Acquire(t.Context())
+	ok(t, err)
+	passed.Store(int64(fresh - soon))
+	renewed := make(chan error, 1)
+	go func() { renewed <- authenticate() }()
+	for len(keys.turn) == 0 {
+		runtime.Gosched()
+	}
+	for range 100 {
+		ok(t, authenticate())
+	}
+	select {
+	case err := <-renewed:
+		t.Errorf("nobody read the key again: %v", err)
+	default:
+	}
+	busy.Release()
+	ok(t, <-renewed)
+	passed.Store(int64(fresh))
+	ok(t, authenticate()) // it was read again
+
+	closed, err := pgxpool.New(t.Context(), db.URL)
+	ok(t, err)
+	closed.Close()
+	keys.pool = closed
+	passed.Store(int64(2*fresh - soon - 1))
+	ok(t, authenticate()) // it could not, and is not old yet
+	keys.pool = pool
+	busy, err = pool.Acquire(t.Context())
+	ok(t, err)
+	defer busy.Release()
+	go func() { renewed <- authenticate() }()
+	for len(keys.turn) == 0 {
+		runtime.Gosched()
+	}
+	passed.Store(int64(2*fresh - soon)) // it grows old while it cannot be read
+	if err := <-renewed; err == nil || errors.Is(err, ErrBadKey) {
+		t.Errorf("a key that is old and cannot be read: %v", err)
+	}
 }
 
 func TestScopes(t *testing.T) {

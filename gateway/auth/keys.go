@@ -22,6 +22,9 @@ const (
 	// fresh is how long what was read of a key is believed, counted from before it was read. So a revoked key is
 	// refused within a second of the commit that revoked it, with time to spare for slow answers.
 	fresh = 900 * time.Millisecond
+	// soon is how long before it is old what was read of a key is read again, by one of the requests that come; the others
+	// go on with it. So a busy key does not wait for a database that is slow for a moment.
+	soon = 400 * time.Millisecond
 	// remembered bounds the keys that are remembered, and apart from them the public ids that lead to none. Whoever
 	// sends rubbish must not push real keys out.
 	remembered = 10_000
@@ -31,8 +34,8 @@ const (
 	batchSize = 1000
 )
 
-// Keys tells by their keys who requests come from. It remembers for a moment what it read, so that a busy key costs one
-// look-up a second, and asks for all keys that it is asked about at one time in one statement, one statement at a time:
+// Keys tells by their keys who requests come from. It remembers for a moment what it read, so that a busy key costs two
+// look-ups a second, and asks for all keys that it is asked about at one time in one statement, one statement at a time:
 // however much rubbish comes in, it takes one connection, and real keys pass in the same look-up.
 type Keys struct {
 	pool *pgxpool.Pool
@@ -100,12 +103,16 @@ func (k *Keys) find(ctx context.Context, publicID string) (row, error) {
 	if !ok {
 		r, ok = k.unknown[publicID]
 	}
-	if ok && k.now().Before(r.until) {
+	if ok && k.now().Before(r.until.Add(-soon)) {
 		k.mu.Unlock()
 		return r, nil
 	}
+	valid := ok && k.now().Before(r.until)
 	b, turn := k.join(publicID)
 	k.mu.Unlock()
+	if valid {
+		return k.renew(ctx, publicID, r, b, turn)
+	}
 
 	// Whichever request of the batch gets the turn looks up for all of them.
 	select {
@@ -114,6 +121,21 @@ func (k *Keys) find(ctx context.Context, publicID string) (row, error) {
 		k.lookUp(ctx, b)
 	case <-ctx.Done():
 		return row{}, ctx.Err()
+	}
+	return b.rows[publicID], b.err
+}
+
+// renew returns what is remembered of a key and is soon old, or what is read of it now, if nobody else reads. What could
+// not be read again is believed until it is old, and no longer.
+func (k *Keys) renew(ctx context.Context, publicID string, r row, b *batch, turn chan<- struct{}) (row, error) {
+	select {
+	case turn <- struct{}{}:
+	default:
+		return r, nil
+	}
+	k.lookUp(ctx, b)
+	if b.err != nil && k.now().Before(r.until) {
+		return r, nil
 	}
 	return b.rows[publicID], b.err
 }
