@@ -100,6 +100,7 @@ func (g *Gate) Plan(now time.Time, take func(edge int64) bool) (why Blocked, nex
 		g.VTime, k.VTime = k.Tag, l.Tag
 		k.Tag, l.Tag = k.Tag+1/k.Weight, l.Tag+1/l.Weight
 		l.Starts = append(l.Starts, at)
+		at = at.Add(spacing)
 		if g.Slots > 0 {
 			g.Slots--
 		}

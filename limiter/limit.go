@@ -20,6 +20,9 @@ const (
 	Grace     = 200 * time.Millisecond
 )
 
+// spacing is between the starts that one release gives out, so that those of a burst can begin when it is their time.
+const spacing = 40 * time.Microsecond
+
 // strictRefill is the share of its rate at which a strict bucket fills, so that the clocks of a pacer and of a database need
 // not agree to the microsecond.
 const strictRefill = 0.99

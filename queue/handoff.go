@@ -574,6 +574,13 @@ func (e *Engine) giveBack(d *delivery) {
 	ctx, cancel := context.WithTimeout(e.dbCtx, statementTimeout)
 	defer cancel()
 	e.abandon(d)
+	if d.run == nil && d.grant != nil {
+		select {
+		case e.missed <- d: // with others
+			return
+		default:
+		}
+	}
 	if d.run == nil && e.isHeldBack(d) {
 		if err := e.holdClaims(ctx, d.life, []*delivery{d}); err != nil {
 			e.log.Warn("Message not held, its lease will run out", "job_id", d.id, "err", err)

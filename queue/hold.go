@@ -139,6 +139,37 @@ func (e *Engine) holdBack(ctx context.Context, l *life, claims []*delivery) {
 	}
 }
 
+// returnLoop holds released messages again whose calls did not begin in time, many at once.
+func (e *Engine) returnLoop(ctx context.Context) {
+	for {
+		var late []*delivery
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-e.missed:
+			late = append(late, d)
+		}
+	gather:
+		for len(late) < flushItems {
+			select {
+			case d := <-e.missed:
+				late = append(late, d)
+			default:
+				break gather
+			}
+		}
+		for len(late) > 0 { // those of another life of this runner are told apart by its claimant
+			l := late[0].life
+			of := slices.IndexFunc(late, func(d *delivery) bool { return d.life != l })
+			if of < 0 {
+				of = len(late)
+			}
+			e.holdBack(e.dbCtx, l, late[:of])
+			late = late[of:]
+		}
+	}
+}
+
 // hintEnded tells this runner that calls have ended of applications that may be called so many times at once.
 func (e *Engine) hintEnded(batch []*settlement) {
 	var ended map[gateKey]struct{}

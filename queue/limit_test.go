@@ -538,6 +538,8 @@ func TestLimitFromGateway(t *testing.T) {
 			r.send("flow", "bob", 150)
 			r.engine = nil
 			r.drained()
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			for user, begun := range s.users {
 				if o := over(l, begun); o > 0.5 || len(begun) != 150 {
 					t.Errorf("%s: %d calls, %.2f too many", user, len(begun), o)

@@ -118,6 +118,8 @@ type Engine struct {
 	reads   chan *laneRead   // wishes of runs
 	gates   *gates           // of limited applications
 	grants  chan []*grant    // released calls
+	missed  chan *delivery   // released calls that did not begin in time
+	lead    time.Duration    // that a release takes for each message; its loop's
 	pacers  pacers
 
 	largeEvents  chan *pendingEvent // those with loops of their own
@@ -204,6 +206,7 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		reads:        make(chan *laneRead, lanesAtOnce),
 		gates:        newGates(),
 		grants:       make(chan []*grant, 16),
+		missed:       make(chan *delivery, flushItems),
 		inFlight:     map[int64]*delivery{},
 		awake:        map[*edge]struct{}{},
 		breakers:     map[workerKey]*limiter.Breaker{},
@@ -285,6 +288,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.loops.Go(func() { e.readLoop(loopCtx) })
 	e.loops.Go(func() { e.releaseLoop(loopCtx) })
 	e.loops.Go(func() { e.paceLoop(loopCtx) })
+	e.loops.Go(func() { e.returnLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })
 	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
 	if !e.config.PollOnly {

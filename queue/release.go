@@ -333,6 +333,9 @@ func (e *Engine) releaseHeld(ctx context.Context, keys []gateKey) error {
 	for _, d := range launch {
 		e.launch(d)
 	}
+	if n := len(launch); n >= 10 {
+		e.lead += (time.Since(r.read)/time.Duration(n) - e.lead) / 4
+	}
 	return nil
 }
 
@@ -522,7 +525,7 @@ func (r *releasing) decide() {
 			g.why = limiter.ByNothing
 			continue
 		}
-		g.why, g.next = g.plan.Plan(g.Now, r.takeRoom)
+		g.why, g.next = g.plan.Plan(g.Now.Add(r.lead(g)), r.takeRoom)
 		for _, k := range g.plan.Keys {
 			for _, l := range k.Lines {
 				g.n += len(l.Starts)
@@ -532,6 +535,17 @@ func (r *releasing) decide() {
 			}
 		}
 	}
+}
+
+// lead is how long it will take until what a gate releases can begin.
+func (r *releasing) lead(g *gateLook) time.Duration {
+	most := float64(min(g.Held, releasesAtOnce))
+	if !g.plan.Total.IsZero() {
+		most = min(most, max(g.plan.Bucket.Level(g.plan.Total, g.Now), 1))
+	} else if len(g.plan.Keys) == 1 && !g.plan.Keys[0].Limit.IsZero() {
+		most = min(most, max(g.plan.Keys[0].Bucket.Level(g.plan.Keys[0].Limit, g.Now), 1))
+	}
+	return min(time.Duration(most*float64(r.engine.lead)), limiter.Lookahead/2)
 }
 
 // takeRoom takes a slot for a call to an edge, if there is one.
