@@ -79,6 +79,8 @@ func (w world) examples() []example {
 		{op: "assign-trash", body: strings.TrimSuffix(ids(w.entries[0]), "}") + `,"to":"ann"}`, foreign: 409},
 		{op: "comment-trash", body: `{"text":"odd"}`},
 		{op: "discard-trash-edit"},
+		{op: "get-trash-retention", foreign: 200},
+		{op: "set-trash-retention", body: `{"rejected_days":0,"resolved_days":0}`, foreign: 200}, // its own
 		{op: "list-trash-bulks"},
 		{op: "preview-trash-bulk", body: `{"action":"reject","reason":"test","filter":{"node":"none"}}`, foreign: 201}, // its own
 		{op: "get-trash-bulk"},

@@ -58,6 +58,7 @@ func crashLimit(t *testing.T, l limiter.Limit, during time.Duration, processes i
 		ok(t, resp.Body.Close())
 	}
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(done) }
+	frozen := 0
 	began := time.Now()
 	for end := began.Add(during * 3 / 4); time.Now().Before(end) && count() < n; {
 		pause := time.NewTimer(during / 12)
@@ -69,6 +70,7 @@ func crashLimit(t *testing.T, l limiter.Limit, during time.Duration, processes i
 			}
 		}
 		if rand.IntN(3) == 0 { // frozen for longer than others wait
+			frozen++
 			ok(t, running[victim].cmd.Process.Signal(syscall.SIGSTOP))
 			thaw := time.NewTimer(time.Second)
 			<-thaw.C
@@ -89,7 +91,7 @@ func crashLimit(t *testing.T, l limiter.Limit, during time.Duration, processes i
 	most := n * 3 / 4 // while there surely was a backlog
 	used := float64(most) / (l.Burst + l.Rate()*begun[most].Sub(begun[0]).Seconds())
 	t.Logf("%d calls of %d messages in %v, %.1f %% of what is allowed while there was a backlog; at worst %.2f above", len(begun), n, took, 100*used, worst)
-	if worst > 1 { // one call that was late on its way
+	if worst > float64(1+frozen) { // calls that were late on their way: any, and one of each process that froze with it
 		t.Errorf("%.2f calls too many", worst)
 	}
 }

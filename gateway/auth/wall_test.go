@@ -37,6 +37,13 @@ var rowsOf = []string{
 	`insert into sluice.bulk (tenant_id, action, state, filter, reason, created_by) values ($1, 'approve', 'preview', '{}', '', 'test')`,
 	`insert into sluice.bulk_item (tenant_id, bulk_id, message_id, process_id, revision) values ($1, 1, 1, $2, 1)`,
 	`insert into sluice.lane (tenant_id, edge_id, key) values ($1, 1, '')`,
+	`insert into sluice.limiter_limit (tenant_id, application) values ($1, 'a')`,
+	`insert into sluice.limiter_override (tenant_id, limit_id, user_name) select tenant_id, id, 'u' from sluice.limiter_limit where tenant_id = $1`,
+	`insert into sluice.limiter_gate (tenant_id, limit_id) select tenant_id, id from sluice.limiter_limit where tenant_id = $1`,
+	`insert into sluice.limiter_key (tenant_id, limit_id, user_name) select tenant_id, id, 'u' from sluice.limiter_limit where tenant_id = $1`,
+	`insert into sluice.limiter_line (tenant_id, limit_id, user_name, edge_id, topology_id) select tenant_id, id, 'u', 1, 1 from sluice.limiter_limit where tenant_id = $1`,
+	`insert into sluice.limiter_hold (tenant_id, edge_id, user_name, seq, limit_id, job_id) select tenant_id, 1, 'u', 1, id, 1 from sluice.limiter_limit where tenant_id = $1`,
+	`insert into sluice.limiter_delta (tenant_id, limit_id, user_name, edge_id, topology_id, held, arrived) select tenant_id, id, 'u', 1, 1, 1, 1 from sluice.limiter_limit where tenant_id = $1`,
 	`insert into sluice.lane_message (tenant_id, edge_id, key, place, process_id, message_id, via_id, attempts) values ($1, 1, '', 1, $2, 1, 1, 0)`,
 }
 
