@@ -158,6 +158,7 @@ func (e *Engine) returnLoop(ctx context.Context) {
 				break gather
 			}
 		}
+		e.reach.shrink()
 		for len(late) > 0 { // those of another life of this runner are told apart by its claimant
 			l := late[0].life
 			of := slices.IndexFunc(late, func(d *delivery) bool { return d.life != l })

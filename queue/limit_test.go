@@ -80,7 +80,7 @@ func (r *rig) limit(l queue.Limit) {
 // Messages for a limited application are called with no faster than it allows, and with all that it allows.
 func TestLimitIsKept(t *testing.T) {
 	t.Parallel()
-	for _, l := range []limiter.Limit{perSecond(100, 20), perSecond(50, 1), perSecond(2000, 500)} {
+	for _, l := range []limiter.Limit{perSecond(100, 20), perSecond(50, 1), perSecond(1000, 250)} {
 		t.Run(fmt.Sprintf("%v per second, burst %v", l.Amount, l.Burst), func(t *testing.T) {
 			t.Parallel()
 			var s stopwatch
@@ -154,7 +154,7 @@ func TestLimitPerUser(t *testing.T) {
 		defer s.mu.Unlock()
 		return len(s.users["fast"]) == 60 && len(s.users[""]) == 2
 	})
-	if took := time.Since(began); took > 1500*time.Millisecond {
+	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("others waited %v for one without tokens", took)
 	}
 	s.mu.Lock()
@@ -174,7 +174,7 @@ func TestLimitPerUser(t *testing.T) {
 	r.limit(queue.Limit{User: perSecond(2000, 1000)})
 	changed := time.Now()
 	r.drained()
-	if took := time.Since(changed); took > time.Second+500*time.Millisecond {
+	if took := time.Since(changed); took > 3*time.Second {
 		t.Errorf("a change took %v to be seen and done", took)
 	}
 	if !slices.IsSortedFunc(s.bodies[:3], func(a, b string) int { return len(a) - len(b) }) {
@@ -225,7 +225,7 @@ func TestLimitPause(t *testing.T) {
 	do(queue.ResumeLimit)
 	resumed := time.Now()
 	r.drained()
-	if took := time.Since(resumed); took > 1500*time.Millisecond {
+	if took := time.Since(resumed); took > 3*time.Second {
 		t.Errorf("resumed after %v", took)
 	}
 	do(queue.PauseLimit)

@@ -153,3 +153,43 @@ func (h *byStart) Pop() any {
 	*h = (*h)[:last]
 	return g
 }
+
+// reach is how many messages this runner releases at once. One that is too busy to begin their calls in time would lose the
+// tokens of them all, again and again: it releases half as many, and more again as long as it is in time.
+type reach struct {
+	mu   sync.Mutex
+	less int // than releasesAtOnce
+	cut  time.Time
+}
+
+const (
+	leastReach = 50
+	reachAgain = 500 * time.Millisecond // after calls that were not in time, until it grows
+	reachGap   = 200 * time.Millisecond
+)
+
+func (r *reach) most() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return releasesAtOnce - r.less
+}
+
+// shrink notes that calls were not in time.
+func (r *reach) shrink() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.cut) < reachGap { // these were released before it was cut
+		return
+	}
+	r.cut = time.Now()
+	r.less = releasesAtOnce - max((releasesAtOnce-r.less)/2, leastReach)
+}
+
+// grow notes a release of n messages.
+func (r *reach) grow(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := releasesAtOnce - r.less; n >= now && time.Since(r.cut) > reachAgain {
+		r.less = max(r.less-now/2, 0)
+	}
+}

@@ -120,6 +120,7 @@ type Engine struct {
 	grants  chan []*grant    // released calls
 	missed  chan *delivery   // released calls that did not begin in time
 	lead    time.Duration    // that a release takes for each message; its loop's
+	reach   reach            // of a release
 	pacers  pacers
 
 	largeEvents  chan *pendingEvent // those with loops of their own

@@ -333,6 +333,7 @@ func (e *Engine) releaseHeld(ctx context.Context, keys []gateKey) error {
 	for _, d := range launch {
 		e.launch(d)
 	}
+	e.reach.grow(len(launch))
 	if n := len(launch); n >= 10 {
 		e.lead += (time.Since(r.read)/time.Duration(n) - e.lead) / 4
 	}
@@ -551,7 +552,7 @@ func (r *releasing) lead(g *gateLook) time.Duration {
 // takeRoom takes a slot for a call to an edge, if there is one.
 func (r *releasing) takeRoom(id int64) bool {
 	e, to := r.engine, r.edges[id]
-	if to == nil || r.taken == releasesAtOnce || r.life != e.current || e.room(to, time.Now()) == 0 {
+	if to == nil || r.taken >= e.reach.most() || r.life != e.current || e.room(to, time.Now()) == 0 {
 		return false
 	}
 	if left, counted := r.left[to.to]; counted {
