@@ -90,10 +90,7 @@ func crashLimit(t *testing.T, l limiter.Limit, during time.Duration, processes i
 	most := n * 3 / 4 // while there surely was a backlog
 	used := float64(most) / (l.Burst + l.Rate()*begun[most].Sub(begun[0]).Seconds())
 	t.Logf("%d calls of %d messages in %v, %.1f %% of what is allowed while there was a backlog; at worst %.2f above", len(begun), n, took, 100*used, worst)
-	// Calls are seen where they arrive: one is late with each process that freezes, and on a busy machine all that were
-	// sent in some tenths of a second come at once.
-	jitter := l.Rate() * float64(bySize(200, 20)) / 1000
-	if worst > float64(1+frozen)+jitter {
+	if worst > float64(1+frozen) { // one of each process may have frozen between its time and its beginning
 		t.Errorf("%.2f calls too many", worst)
 	}
 }

@@ -168,7 +168,8 @@ func TestLimitPerUser(t *testing.T) {
 	k, err := queue.FindLimitKey(t.Context(), r.pool, tenant, "shop", "slow")
 	ok(t, err)
 	state := r.limitState()
-	if k.Held == 0 || k.Held < state.Held || k.Drain == nil || len(state.Topologies) != 1 || state.Topologies[0].Held != state.Held {
+	// They are read one after the other, and some are released meanwhile.
+	if k.Held == 0 || k.Held < state.Held || k.Drain == nil || len(state.Topologies) != 1 || state.Topologies[0].Held > state.Held || state.Topologies[0].Held == 0 {
 		t.Errorf("slow: %+v of %+v", k, state)
 	}
 	r.limit(queue.Limit{User: perSecond(2000, 1000)})
