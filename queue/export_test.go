@@ -12,6 +12,12 @@ func (e *Engine) Slots() (free, inFlight int) {
 // Claimant is the id under which the runner claims now.
 func (e *Engine) Claimant() int64 { return e.life().id }
 
+// IsLimited tells whether an engine knows of a limit of an application, and looks if it has not done so lately.
+func IsLimited(ctx context.Context, e *Engine, tenant int64, application string) bool {
+	known, err := e.catalog.tenant(ctx, tenant)
+	return err == nil && known.limits[application] != 0
+}
+
 // Usage is what an engine has in use. An engine with nothing to do has all of it free.
 type Usage struct {
 	Slots      int // taken

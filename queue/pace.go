@@ -20,12 +20,22 @@ type grant struct {
 	until time.Time     // when it is too late
 	due   chan struct{} // closed when it is time
 	paces []pace
+
+	// Calls of a strict limit begin one after the other, not as their goroutines wake.
+	before *grant
+	over   chan struct{} // closed when the call has begun, or will not
 }
 
 // pace is a strict limit that the call has to keep as it begins.
 type pace struct {
-	pacer *limiter.Pacer
+	pacer *pacer
 	limit limiter.Limit
+}
+
+// pacer is that of a bucket.
+type pacer struct {
+	limiter.Pacer
+	last *grant // that was told that it is time; only the pace loop knows
 }
 
 // paceKey names a bucket.
@@ -38,7 +48,7 @@ type paceKey struct {
 // pacers are those of strict limits.
 type pacers struct {
 	mu     sync.Mutex
-	known  map[paceKey]*limiter.Pacer
+	known  map[paceKey]*pacer
 	closed map[gateKey]time.Time // gates that the application itself has closed, as this runner knows
 }
 
@@ -46,7 +56,7 @@ type pacers struct {
 const mostPacers = 10_000
 
 // of is the pacer of a bucket.
-func (p *pacers) of(key paceKey) *limiter.Pacer {
+func (p *pacers) of(key paceKey) *pacer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if known := p.known[key]; known != nil {
@@ -61,9 +71,9 @@ func (p *pacers) of(key paceKey) *limiter.Pacer {
 		}
 	}
 	if p.known == nil {
-		p.known = map[paceKey]*limiter.Pacer{}
+		p.known = map[paceKey]*pacer{}
 	}
-	made := &limiter.Pacer{}
+	made := &pacer{}
 	p.known[key] = made
 	return made
 }
@@ -101,6 +111,8 @@ func (e *Engine) awaitStart(d *delivery) bool {
 	case <-e.startCtx.Done():
 		return false
 	}
+	defer g.end()
+	g.awaitBefore(e.startCtx)
 	for _, p := range g.paces {
 		for {
 			wait := p.pacer.Begin(p.limit, time.Now())
@@ -115,6 +127,38 @@ func (e *Engine) awaitStart(d *delivery) bool {
 	}
 	now := time.Now()
 	return now.Before(g.until) && !e.pacers.isClosed(g.gate, now) && e.startCtx.Err() == nil && d.life.fresh()
+}
+
+// follow places a grant after the one before it of the same strict limit. The pace loop calls it, in the order of starts.
+func (g *grant) follow() {
+	if len(g.paces) == 0 {
+		return
+	}
+	p := g.paces[0].pacer
+	g.before, g.over = p.last, make(chan struct{})
+	p.last = g
+}
+
+// awaitBefore waits until the call before has begun, or cannot begin any more.
+func (g *grant) awaitBefore(ctx context.Context) {
+	if g.before == nil {
+		return
+	}
+	ended := time.NewTimer(time.Until(g.before.until))
+	defer ended.Stop()
+	select {
+	case <-g.before.over:
+	case <-ended.C: // its message was given up before it came to its call
+	case <-ctx.Done():
+	}
+	g.before = nil // and so on: they would all be kept
+}
+
+// end lets the next call begin.
+func (g *grant) end() {
+	if g.over != nil {
+		close(g.over)
+	}
 }
 
 // paceLoop lets released calls begin, each at its time.
@@ -133,7 +177,9 @@ func (e *Engine) paceLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		for len(waiting) > 0 && !waiting[0].start.After(time.Now()) {
-			close(heap.Pop(&waiting).(*grant).due)
+			g := heap.Pop(&waiting).(*grant)
+			g.follow()
+			close(g.due)
 		}
 		if len(waiting) > 0 {
 			timer.Reset(time.Until(waiting[0].start))
