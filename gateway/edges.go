@@ -60,7 +60,7 @@ func (g *gateway) addEdges() {
 
 func (g *gateway) getEdges(ctx context.Context, in *TopologyPath) (*answer[depthsView], error) {
 	var out answer[depthsView]
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		depths, err := queue.DepthOf(ctx, tx, by.TenantID, in.Topology, 0)
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func inUse(depths []queue.EdgeDepth) []queue.EdgeDepth {
 
 func (g *gateway) getVersionEdges(ctx context.Context, in *versionInput) (*answer[depthsView], error) {
 	out := answer[depthsView]{viewOfDepths(nil)}
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		v, err := findVersion(ctx, tx, by.TenantID, in.Topology, in.Version)
 		if err != nil || v.Number == 0 {
 			return err

@@ -197,6 +197,12 @@ func (g *gateway) asTenant(ctx context.Context, f func(tx pgx.Tx, by auth.Princi
 	return process.ForTenant(ctx, g.config.TenantPool, by.TenantID, func(tx pgx.Tx) error { return f(tx, by) })
 }
 
+// look is asTenant for what only reads: its figures are of one moment.
+func (g *gateway) look(ctx context.Context, f func(tx pgx.Tx, by auth.Principal) error) error {
+	by, _ := auth.FromContext(ctx)
+	return process.Look(ctx, g.config.TenantPool, by.TenantID, func(tx pgx.Tx) error { return f(tx, by) })
+}
+
 // addHouse adds what is about this server itself.
 func (g *gateway) addHouse() {
 	openapi.Serve(g.mux, g.api)

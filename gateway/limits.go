@@ -121,6 +121,8 @@ type raiseView struct {
 type HeldFilterView struct {
 	User     *string `json:"user,omitempty" maxLength:"200" doc:"Only of this user; empty: of messages that name none"`
 	Topology string  `json:"topology,omitempty" maxLength:"63" doc:"Only of this topology"`
+
+	Processes []correlationID `json:"processes,omitempty" maxItems:"1000" doc:"Only of these processes"`
 }
 
 type heldChoiceView struct {
@@ -182,7 +184,7 @@ func (g *gateway) addLimits() {
 	}, g.removeLimitUser)
 	register(g, huma.Operation{
 		OperationID: "count-held", Method: http.MethodPost, Path: limitPath + "/count-held", Tags: tags, Security: look,
-		Summary: "Count messages that a limit holds", Description: "All, or of a user, or of a topology. The answer says what terminate-held would end.",
+		Summary: "Count messages that a limit holds", Description: "All, or of a user, a topology, or chosen processes. The answer says what terminate-held would end.",
 	}, g.countHeld)
 	register(g, huma.Operation{
 		OperationID: "terminate-held", Method: http.MethodPost, Path: limitPath + "/terminate-held", Tags: tags, Security: look,
@@ -245,7 +247,7 @@ func (g *gateway) listLimits(ctx context.Context, in *struct{ openapi.Page }) (*
 		return nil, err
 	}
 	var rows []queue.LimitState
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		rows, err = queue.Limits(ctx, tx, by.TenantID, after, in.Limit+1)
 		return err
 	})
@@ -286,7 +288,12 @@ func (g *gateway) onLimit(ctx context.Context, application string, change func(t
 }
 
 func (g *gateway) getLimit(ctx context.Context, in *LimitPath) (*answer[limitDetailView], error) {
-	return g.onLimit(ctx, in.Application, func(pgx.Tx, auth.Principal) error { return nil })
+	var out *answer[limitDetailView]
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+		out, err = g.describe(ctx, tx, by.TenantID, in.Application)
+		return err
+	})
+	return out, err
 }
 
 func (g *gateway) setLimit(ctx context.Context, in *struct {
@@ -339,7 +346,7 @@ func (g *gateway) listLimitUsers(ctx context.Context, in *struct {
 		return nil, err
 	}
 	var rows []queue.LimitKey
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		if first {
 			nameless, err := queue.FindLimitKey(ctx, tx, by.TenantID, in.Application, "")
 			if err == nil {
@@ -361,7 +368,7 @@ func (g *gateway) listLimitUsers(ctx context.Context, in *struct {
 
 func (g *gateway) getLimitUser(ctx context.Context, in *LimitUserPath) (*answer[limitUserView], error) {
 	var out answer[limitUserView]
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		k, err := queue.FindLimitKey(ctx, tx, by.TenantID, in.Application, in.User)
 		out.Body = viewOfLimitUser(k)
 		return err
@@ -393,7 +400,11 @@ func (g *gateway) removeLimitUser(ctx context.Context, in *LimitUserPath) (*stru
 }
 
 func (v HeldFilterView) filter(application string) queue.HeldFilter {
-	return queue.HeldFilter{Application: application, User: v.User, Topology: v.Topology}
+	f := queue.HeldFilter{Application: application, User: v.User, Topology: v.Topology}
+	for _, id := range v.Processes {
+		f.Processes = append(f.Processes, id.uuid())
+	}
+	return f
 }
 
 func (g *gateway) countHeld(ctx context.Context, in *struct {
@@ -401,7 +412,7 @@ func (g *gateway) countHeld(ctx context.Context, in *struct {
 	Body HeldFilterView
 }) (*answer[heldChoiceView], error) {
 	var out answer[heldChoiceView]
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		c, err := queue.CountHeld(ctx, tx, by.TenantID, in.Body.filter(in.Application))
 		out.Body = heldChoiceView{Count: c.Count, UpTo: c.UpTo}
 		return err

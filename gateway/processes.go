@@ -211,7 +211,7 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 		return nil, err
 	}
 	var page process.Page
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		page, err = process.List(ctx, tx, by.TenantID, f)
 		return err
 	})
@@ -236,7 +236,7 @@ func versionAlone() error {
 
 func (g *gateway) getProcess(ctx context.Context, in *ProcessPath) (*answer[processView], error) {
 	var p process.Process
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		p, err = process.Find(ctx, tx, by.TenantID, in.ID.uuid())
 		return err
 	})
@@ -293,7 +293,7 @@ func optionalID(id *process.MessageID) string {
 
 func (g *gateway) getMessage(ctx context.Context, in *MessagePath) (*answer[messageDetailView], error) {
 	var d process.Detail
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		d, err = process.FindMessage(ctx, tx, by.TenantID, in.ID.parse())
 		return err
 	})

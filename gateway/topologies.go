@@ -196,7 +196,7 @@ func (g *gateway) listTopologies(ctx context.Context, in *struct{ openapi.Page }
 		return nil, err
 	}
 	var rows []topology.Topology
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		rows, err = topology.List(ctx, tx, by.TenantID, after, in.Limit+1)
 		return err
 	})
@@ -213,7 +213,7 @@ func (g *gateway) listTopologies(ctx context.Context, in *struct{ openapi.Page }
 
 func (g *gateway) getTopology(ctx context.Context, in *TopologyPath) (*answer[topologyView], error) {
 	var out answer[topologyView]
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		out.Body, err = summaryOf(ctx, tx, by.TenantID, in.Topology)
 		return err
 	})
@@ -381,7 +381,7 @@ func (g *gateway) listVersions(ctx context.Context, in *struct {
 		return nil, err
 	}
 	var rows []topology.Version
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		rows, err = topology.Versions(ctx, tx, by.TenantID, in.Topology, int(below), in.Limit+1)
 		return err
 	})
@@ -403,7 +403,7 @@ func (g *gateway) listVersions(ctx context.Context, in *struct {
 
 func (g *gateway) getVersion(ctx context.Context, in *versionInput) (*answer[versionView], error) {
 	var out answer[versionView]
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		v, err := findVersion(ctx, tx, by.TenantID, in.Topology, in.Version)
 		if err != nil {
 			return err
@@ -442,7 +442,7 @@ func (g *gateway) diffTopology(ctx context.Context, in *struct {
 	To   versionName `query:"to" required:"true"`
 }) (*answer[diffView], error) {
 	var from, to topology.Version
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		if from, err = findVersion(ctx, tx, by.TenantID, in.Topology, in.From); err != nil {
 			return err
 		}

@@ -165,7 +165,7 @@ func textOf(s *string) string {
 
 func (g *gateway) getWorker(ctx context.Context, in *WorkerPath) (*answer[workerDetailView], error) {
 	var w queue.Inspected
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		w, err = queue.FindWorker(ctx, tx, by.TenantID, in.Worker)
 		return err
 	})
@@ -196,7 +196,7 @@ func (g *gateway) listWorkers(ctx context.Context, in *struct{ openapi.Page }) (
 		return nil, err
 	}
 	var rows []queue.Worker
-	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		rows, err = queue.ListWorkers(ctx, tx, by.TenantID, after, in.Limit+1)
 		return err
 	})

@@ -88,3 +88,6 @@ const RestoreTokensSQL = restoreTokensSQL
 
 // RescueDeleted is what housekeeping does about jobs that were deleted.
 func RescueDeleted(ctx context.Context, e *Engine) error { return e.rescueDeleted(ctx) }
+
+// ForgetUsers is what housekeeping does about users of limits who are idle.
+func ForgetUsers(ctx context.Context, e *Engine) error { return e.forgetUsers(ctx) }

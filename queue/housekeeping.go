@@ -26,13 +26,17 @@ type housework struct {
 	engine *Engine
 }
 
-// Work does what must be done now and then: partitions for the days to come, keys that are over, messages whose jobs were
+// Work does what must be done now and then: partitions for the days to come, keys that are over, users of limits
+// who are idle, messages whose jobs were
 // deleted, and a sign of life for the queues of edges, which River would forget after a day.
 func (h *housework) Work(ctx context.Context, _ *river.Job[houseworkArgs]) error {
 	if err := ensurePartitions(ctx, h.engine.pool); err != nil {
 		return err
 	}
 	if err := h.engine.expireKeys(ctx); err != nil {
+		return err
+	}
+	if err := h.engine.forgetUsers(ctx); err != nil {
 		return err
 	}
 	if err := h.engine.rescueDeleted(ctx); err != nil {
@@ -169,6 +173,22 @@ func (e *Engine) expireKeys(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// forgetUsers forgets users of limits who have long had nothing held.
+func (e *Engine) forgetUsers(ctx context.Context) error {
+	for _, sql := range []string{forgetLinesSQL, forgetKeysSQL} {
+		for {
+			tag, err := e.pool.Exec(ctx, sql)
+			if err != nil {
+				return err
+			}
+			if tag.RowsAffected() == 0 {
+				break
+			}
+		}
+	}
+	return nil
 }
 
 // reportQueues tells River that the queues of the edges of versions in use are there.

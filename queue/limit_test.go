@@ -380,7 +380,7 @@ func TestLimitFairness(t *testing.T) {
 	r.drained()
 }
 
-// What is held can be ended: of a user, of a topology, with its process, or with its topology; what was counted, and no more.
+// What is held can be ended: of a user, of a topology, of chosen processes, with its process, or with its topology; what was counted, and no more.
 func TestLimitTerminate(t *testing.T) {
 	t.Parallel()
 	r := start(t, limited, same)
@@ -410,8 +410,11 @@ func TestLimitTerminate(t *testing.T) {
 	if of < 9 || of+rest != 20 {
 		t.Errorf("%d and %d of bob's ended, want 20 in all", of, rest)
 	}
-	ids, err := pgx.CollectRows(must(r.pool.Query(t.Context(), `select process_id from sluice.limiter_hold order by seq limit 1`)), pgx.RowTo[uuid.UUID])
+	ids, err := pgx.CollectRows(must(r.pool.Query(t.Context(), `select process_id from sluice.limiter_hold order by seq limit 3`)), pgx.RowTo[uuid.UUID])
 	ok(t, err)
+	if n := end(queue.HeldFilter{Processes: ids[1:]}); n != 2 {
+		t.Errorf("%d of two processes ended", n)
+	}
 	n, err := queue.Terminate(t.Context(), begin, ids[0], tenant, "ann", "enough")
 	ok(t, err)
 	if n != 1 {
@@ -420,16 +423,59 @@ func TestLimitTerminate(t *testing.T) {
 	r.clean()
 	ok(t, r.begin(func(tx tx) error {
 		held, err := queue.Delete(t.Context(), tx, tenant, "flow", 0, queue.Trash, "ann")
-		if held.Held != 19 {
+		if held.Held != 17 {
 			t.Errorf("deleted with %+v", held)
 		}
 		return err
 	}))
 	r.clean()
-	if n := one[int](r, `select count(*)::int from sluice.trash`); n != 19 {
-		t.Errorf("%d in the trash, want 19", n)
+	if n := one[int](r, `select count(*)::int from sluice.trash`); n != 17 {
+		t.Errorf("%d in the trash, want 17", n)
 	}
 	until(t, "nothing is held", func() bool { return r.limitState().Held == 0 })
+}
+
+// Users who have had nothing held for a day are forgotten, once their buckets are full; others stay, and so does what is held.
+func TestLimitForgetsUsers(t *testing.T) {
+	t.Parallel()
+	r := start(t, direct, same)
+	r.limit(queue.Limit{User: limiter.Limit{Amount: 1, Per: 30 * time.Hour, Burst: 2}})
+	do := func(sql string, args ...any) {
+		t.Helper()
+		_, err := r.pool.Exec(t.Context(), sql, args...)
+		ok(t, err)
+	}
+	for _, user := range []string{"idle", "owing", "lately", "held"} {
+		r.send("flow", user, 1)
+	}
+	r.send("flow", "held", 3)
+	until(t, "all but two are done", func() bool {
+		return r.limitState().Held == 2 && one[int](r, `select count(*)::int from sluice.limiter_delta`) == 0 && one[bool](r, `select not exists (select from river.river_job where kind = 'message')`)
+	})
+	do(`update sluice.limiter_line set metered_at = now() - interval '25 hours' where user_name <> 'lately'`)
+	do(`update sluice.limiter_key set at = now() - case when user_name = 'owing' then interval '80 hours' else interval '90 hours' end`)
+	users := func() string {
+		return one[string](r, `select (select coalesce(string_agg(user_name, ' ' order by user_name), '') from sluice.limiter_line)
+			|| ' / ' || (select coalesce(string_agg(user_name, ' ' order by user_name), '') from sluice.limiter_key)`)
+	}
+	// The gate is being looked at: nothing is forgotten, and nobody waits.
+	ok(t, r.begin(func(tx tx) error {
+		if _, err := tx.Exec(t.Context(), `select from sluice.limiter_gate for update`); err != nil {
+			return err
+		}
+		if err := queue.ForgetUsers(t.Context(), r.engine); err != nil {
+			return err
+		}
+		if got := users(); got != "held idle lately owing / held idle lately owing" {
+			t.Errorf("while the gate is locked: %s", got)
+		}
+		return nil
+	}))
+	ok(t, queue.ForgetUsers(t.Context(), r.engine))
+	if got := users(); got != "held lately / held lately owing" {
+		t.Errorf("left: %s", got)
+	}
+	r.clean()
 }
 
 func must(rows pgx.Rows, _ error) pgx.Rows { return rows }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"sluice/limiter"
@@ -448,8 +449,9 @@ func longest(a **time.Duration, b *time.Duration) {
 // HeldFilter chooses held messages of an application.
 type HeldFilter struct {
 	Application string
-	User        *string // nil: of all
-	Topology    string  // "": of all
+	User        *string     // nil: of all
+	Topology    string      // "": of all
+	Processes   []uuid.UUID // none: of all
 }
 
 // HeldChoice is what a filter chose: so many, that came up to a moment. What comes later is not meant.
@@ -464,7 +466,11 @@ func CountHeld(ctx context.Context, db topology.DB, tenant int64, f HeldFilter) 
 	if err != nil {
 		return c, err
 	}
-	err = db.QueryRow(ctx, heldOfSQL, tenant, id, edges, f.User).Scan(&c.Count, &c.UpTo)
+	sql, args := heldSQL, []any{tenant, id, edges, f.User}
+	if len(f.Processes) > 0 {
+		sql, args = heldOfSQL, append(args, f.Processes)
+	}
+	err = db.QueryRow(ctx, sql, args...).Scan(&c.Count, &c.UpTo)
 	return c, err
 }
 
@@ -497,7 +503,11 @@ func TerminateHeld(ctx context.Context, begin Beginner, tenant int64, f HeldFilt
 			if err != nil {
 				return err
 			}
-			if err := tx.QueryRow(ctx, terminateHeldSQL, tenant, id, edges, f.User, upTo, by, reason, noSlot).Scan(&n); err != nil || n == 0 {
+			sql, args := terminateHeldSQL, []any{tenant, id, edges, f.User, upTo, by, reason, noSlot}
+			if len(f.Processes) > 0 {
+				sql, args = terminateHeldOfSQL, append(args, f.Processes)
+			}
+			if err := tx.QueryRow(ctx, sql, args...).Scan(&n); err != nil || n == 0 {
 				return err
 			}
 			_, err = tx.Exec(ctx, `insert into sluice.audit (tenant_id, actor, action, subject) values ($1, $2, 'terminate-held', $3)`,
@@ -519,6 +529,9 @@ func (f HeldFilter) String() string {
 	}
 	if f.Topology != "" {
 		name += " topology " + f.Topology
+	}
+	if n := len(f.Processes); n > 0 {
+		name += fmt.Sprintf(" of %d chosen processes", n)
 	}
 	return name
 }

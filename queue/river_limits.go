@@ -235,14 +235,20 @@ select slow, clock_timestamp() - slowed_at from sluice.limiter_gate where tenant
 )
 
 // terminateHeldSQL settles held messages as terminated, some thousands at once: those on edges $3 that came up to $5, of one
-// user if $4 is not null.
-var terminateHeldSQL = `
+// user if $4 is not null; terminateHeldOfSQL only those of processes $9.
+var (
+	terminateHeldSQL   = terminateHeldWhere("")
+	terminateHeldOfSQL = terminateHeldWhere(" and h.process_id = any($9::uuid[])")
+)
+
+func terminateHeldWhere(more string) string {
+	return `
 with gone as materialized (
     delete from sluice.limiter_hold
     where (tenant_id, edge_id, user_name, seq) in (
         select h.tenant_id, h.edge_id, h.user_name, h.seq from sluice.limiter_hold h
         where h.tenant_id = $1 and h.limit_id = $2 and h.edge_id = any($3::bigint[]) and h.process_id is not null
-        and ($4::text is null or h.user_name = $4) and h.seq <= $5
+        and ($4::text is null or h.user_name = $4) and h.seq <= $5` + more + `
         order by h.edge_id, h.user_name, h.seq limit 5000 for update skip locked)
     returning *
 ), released_count as (
@@ -270,6 +276,43 @@ with gone as materialized (
     ` + addCounts + `
 )
 select count(*) from gone`
+}
+
+// forgetLinesSQL and forgetKeysSQL forget users who have had nothing held for a day, some thousands at once: their lines, but
+// for edges on which calls are under way (see runningOfLimit), and then their buckets, once they are full again,
+// as they would be if they came anew. Gates that are being looked at keep theirs until next time.
+var (
+	forgetLinesSQL = `
+with idle as materialized (
+    select l.tenant_id, l.limit_id, l.user_name, l.edge_id from sluice.limiter_line l
+    where l.held = 0 and l.metered_at < now() - interval '1 day'
+    and not exists (select from river.river_job j where j.state = 'running' and j.queue = 'e' || l.edge_id)
+    limit 5000
+), ` + lockedGates + `
+delete from sluice.limiter_line l
+where (l.tenant_id, l.limit_id, l.user_name, l.edge_id) in (select * from idle)
+and (l.tenant_id, l.limit_id) in (select * from gate) and l.held = 0 and l.metered_at < now() - interval '1 day'`
+	forgetKeysSQL = `
+with idle as materialized (
+    select k.tenant_id, k.limit_id, k.user_name
+    from sluice.limiter_key k
+    join sluice.limiter_limit m on m.tenant_id = k.tenant_id and m.id = k.limit_id
+    left join sluice.limiter_override o on o.tenant_id = k.tenant_id and o.limit_id = k.limit_id and o.user_name = k.user_name
+    where k.held = 0
+    and k.at < now() - interval '1 day' - coalesce(1.02 * case when o.amount is null then m.burst * m.per / m.amount else o.burst * o.per / o.amount end, interval '0')
+    and (m.raise >= 1 or m.raised_until is null or m.raised_until < now())
+    and not exists (select from sluice.limiter_line l where l.tenant_id = k.tenant_id and l.limit_id = k.limit_id and l.user_name = k.user_name)
+    limit 5000
+), ` + lockedGates + `
+delete from sluice.limiter_key k
+where (k.tenant_id, k.limit_id, k.user_name) in (select * from idle)
+and (k.tenant_id, k.limit_id) in (select * from gate) and k.held = 0 and k.at < now() - interval '1 day'`
+	lockedGates = `gate as materialized (
+    select g.tenant_id, g.limit_id from sluice.limiter_gate g
+    where (g.tenant_id, g.limit_id) in (select tenant_id, limit_id from idle)
+    order by g.tenant_id, g.limit_id for update skip locked
+)`
+)
 
 // The views of operators.
 var (
@@ -331,7 +374,11 @@ left join lateral (
 	busiestKeysSQL = limitKeysSQL + `order by k.held desc, k.user_name limit $3`
 )
 
-// heldOfSQL counts held messages, and tells the last of them to arrive: on edges $3, of one user if $4 is not null.
-const heldOfSQL = `
+// heldSQL counts held messages, and tells the last of them to arrive: on edges $3, of one user if $4 is not null; heldOfSQL
+// only those of processes $5.
+const (
+	heldSQL = `
 select count(*), coalesce(max(seq), 0) from sluice.limiter_hold
 where tenant_id = $1 and limit_id = $2 and edge_id = any($3::bigint[]) and process_id is not null and ($4::text is null or user_name = $4)`
+	heldOfSQL = heldSQL + ` and process_id = any($5::uuid[])`
+)

@@ -408,16 +408,18 @@ func (c limitsUserCmd) Run(ctx context.Context, p *program, api *client) error {
 
 type limitsTerminateCmd struct {
 	apiFlags
-	Application string  `arg:"" help:"The application."`
-	User        *string `group:"filter" placeholder:"USER" help:"Only of this user; empty: of messages that name none."`
-	Topology    string  `group:"filter" placeholder:"NAME" help:"Only of this topology."`
-	Reason      string  `help:"Why, for the record."`
-	Yes         bool    `short:"y" help:"End them; without it they are only counted."`
+	Application string   `arg:"" help:"The application."`
+	User        *string  `group:"filter" placeholder:"USER" help:"Only of this user; empty: of messages that name none."`
+	Topology    string   `group:"filter" placeholder:"NAME" help:"Only of this topology."`
+	Process     []string `group:"filter" placeholder:"ID" help:"Only of these processes, by correlation id; may be repeated."`
+	Reason      string   `help:"Why, for the record."`
+	Yes         bool     `short:"y" help:"End them; without it they are only counted."`
 }
 
 func (limitsTerminateCmd) Help() string {
 	return examples("They are settled as terminated, and other messages of their processes go on: to end a process as a whole, see `sluice process terminate`. What comes after the count stays.",
 		"sluice limits terminate hubspot --user acme",
+		"sluice limits terminate hubspot --process 0193a5b2-7f3c-7c11-9f3e-1b2c3d4e5f60 --yes",
 		"sluice limits terminate hubspot --topology import --reason 'wrong file' --yes")
 }
 
@@ -428,6 +430,9 @@ func (c limitsTerminateCmd) Run(ctx context.Context, p *program, api *client) er
 	}
 	if c.Topology != "" {
 		body["topology"] = c.Topology
+	}
+	if len(c.Process) > 0 {
+		body["processes"] = c.Process
 	}
 	type choice struct {
 		Count int64 `json:"count"`
