@@ -28,6 +28,7 @@ import (
 	"sluice/openapi"
 	"sluice/queue"
 	"sluice/queue/worker"
+	"sluice/queue/worker/orchesty"
 	"sluice/trash"
 )
 
@@ -69,8 +70,10 @@ func openOn(t testing.TB, url string, change ...func(*gateway.Config)) *door {
 	t.Helper()
 	d := &door{t: t}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	caller := worker.NewClient(worker.Config{})
-	t.Cleanup(caller.Close)
+	own, foreign := worker.NewClient(worker.Config{}), orchesty.NewClient(worker.Config{})
+	t.Cleanup(own.Close)
+	t.Cleanup(foreign.Close)
+	caller := queue.Callers{worker.Sluice: own, worker.Orchesty: foreign}
 	pool, err := queue.Open(t.Context(), url, 12)
 	ok(t, err)
 	t.Cleanup(pool.Close)

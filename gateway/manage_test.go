@@ -381,6 +381,11 @@ func TestWorkers(t *testing.T) {
 	if list.Items[0].URL != "http://127.0.0.1:10" || list.Next == "" {
 		t.Errorf("%+v", list)
 	}
+	var other workerDetail
+	d.do(200, "POST", "/v1/workers/away/refresh", nil, &other)
+	if !strings.Contains(other.ListError, "cannot be asked") || other.Protocol != "sluice" || other.ListedAt != nil {
+		t.Errorf("a worker that cannot be asked is shown as %+v", other)
+	}
 	d.do(204, "DELETE", "/v1/workers/away", nil, nil)
 	d.refused(404, "not-found", "DELETE", "/v1/workers/away", "")
 	d.enable("flow", flow)

@@ -304,6 +304,13 @@ func TestWorkerCommands(t *testing.T) {
 	w.run("worker", "add", "third", "nonsense").exits(exitFailed).complains("nonsense")
 	w.run("worker", "move", "other", "http://127.0.0.1:2").exits(exitOK).says("Moved other to http://127.0.0.1:2")
 	w.run("worker", "list").exits(exitOK).says("http://127.0.0.1:2")
+	w.run("worker", "add", "legacy", "http://127.0.0.1:1", "--protocol", "orchesty").exits(exitOK).says("orchesty", "sluice worker refresh legacy")
+	w.run("worker", "refresh", "legacy").exits(exitFailed).says("refused")
+	w.run("worker", "move", "legacy", "http://127.0.0.1:1", "--dialect", "b").exits(exitOK)
+	w.run("worker", "show", "legacy").exits(exitOK).says("dialect b", "refused")
+	w.run("worker", "list").exits(exitOK).says("orchesty (dialect b)")
+	w.run("worker", "test", "legacy", "clean", "--kind", "connector").exits(exitFailed).says("refused")
+	w.run("worker", "remove", "legacy").exits(exitOK)
 	w.run("worker", "remove", "other").exits(exitOK).says("Removed other")
 	w.run("worker", "remove", "other", "--output", "json").exits(exitFailed).complains("no such worker", "sluice worker list")
 }

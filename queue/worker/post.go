@@ -38,6 +38,11 @@ type Answer struct {
 	Room Room
 }
 
+// Response is what is kept of an answer that was none, as [Failure.Response].
+func (a Answer) Response() *Response {
+	return response(&http.Response{Header: a.Header, ContentLength: int64(len(a.Body))}, a.Body)
+}
+
 // Post sends a call in other words than a message's. The error is always a
 // [*Failure]. What [Client.Call] says of deadlines, memory and broken
 // connections holds here too.

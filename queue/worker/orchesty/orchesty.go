@@ -118,7 +118,7 @@ func (c *Client) Call(ctx context.Context, target worker.Target, request worker.
 		if answer.Room != nil {
 			answer.Room.Release()
 		}
-		failure.Status, failure.Timing = answer.Status, answer.Timing
+		failure.Status, failure.Timing, failure.Response = answer.Status, answer.Timing, answer.Response()
 		return worker.Result{}, failure
 	}
 	return worker.Result{Reply: reply, Status: answer.Status, Timing: answer.Timing, Room: answer.Room}, nil

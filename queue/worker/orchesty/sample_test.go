@@ -144,6 +144,9 @@ func TestTranscripts(t *testing.T) {
 			replay, target := newReplay(t, c.name)
 			result, err := newClient(t).Call(t.Context(), target, c.request())
 			equal(t, "result", called(result, err), c.want)
+			if f, failed := errors.AsType[*worker.Failure](err); failed && (f.Status == 0 || f.Response == nil || len(f.Response.Body) == 0) {
+				t.Errorf("nothing is kept of what the worker answered: %+v", f)
+			}
 			replay.done(t)
 		})
 	}
