@@ -183,6 +183,9 @@ select c.line, c.seq, ` + claimedContent
 
 // The statements that write what has become of lines, keys and gates. n is how many messages were released. A gate that is
 // not blocked as a whole is also looked at when the next of its keys gets a token; it tells when that is.
+//
+// A line's edge is compared out of the reach of the index by edges: chosen for a table that was small when the statement was
+// planned, it would walk the lines of all users for each (measured with 17,000 users: 4 ms a line).
 var (
 	movedLinesSQL = `
 update sluice.limiter_line l
@@ -190,7 +193,7 @@ set held = l.held - w.n, tag = w.tag, rate_in = ` + decayed("l.rate_in", "l.mete
     rate_out = ` + decayed("l.rate_out", "l.metered_at") + ` + w.n / ` + meterSeconds + `, metered_at = clock_timestamp()
 from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::int[], $6::double precision[])
     as w(tenant_id, limit_id, user_name, edge_id, n, tag)
-where l.tenant_id = w.tenant_id and l.limit_id = w.limit_id and l.user_name = w.user_name and l.edge_id = w.edge_id`
+where l.tenant_id = w.tenant_id and l.limit_id = w.limit_id and l.user_name = w.user_name and (l.edge_id = w.edge_id) is true`
 	movedKeysSQL = `
 update sluice.limiter_key k
 set held = k.held - w.n, tokens = w.tokens, at = w.at, tag = w.tag, vtime = w.vtime, ready_at = w.ready_at

@@ -141,6 +141,7 @@ var scenarios = []scenario{
 	{"limiter", []row{
 		{"limiter", []goal{{"ratio", ">=", 0.3, ""}}},
 		{"limiter-rate", []goal{{"ratio", ">=", 0.98, ""}}},
+		{"limiter-keys", []goal{{"ratio", ">=", 0.98, ""}}},
 	}, measureLimiter},
 	{"cost", []row{{"cost", nil}}, measureCost},
 }

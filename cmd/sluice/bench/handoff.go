@@ -66,7 +66,7 @@ func (l *lab) handOffSpeed(ctx context.Context, topology string, events int) (sp
 // load is what is accepted by a topology.
 type load struct {
 	events int
-	keys   int // among which they are dealt out, by the header "key"; 0: they have none
+	keys   int // among which they are dealt out, by the header "key", and "user"; 0: they have none
 }
 
 // speed publishes a topology and tells how many hops a second its events make, once they wait on its first edge. Their
@@ -98,7 +98,8 @@ func (of load) accept(ctx context.Context, engine *queue.Engine, topology string
 	for left := of.events; left > 0; left -= len(batch) {
 		if of.keys > 0 {
 			for i := range batch {
-				batch[i].Headers = map[string]string{"key": strconv.Itoa(next % of.keys)}
+				key := strconv.Itoa(next % of.keys)
+				batch[i].Headers = map[string]string{"key": key, "user": key}
 				next++
 			}
 		}
