@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -29,8 +30,8 @@ type gateKey struct{ tenant, limit int64 }
 func (k gateKey) name() string { return fmt.Sprintf("g%d.%d", k.tenant, k.limit) }
 
 // gatesNamed finds the gates among names.
-func gatesNamed(names []string) map[gateKey]struct{} {
-	var found map[gateKey]struct{}
+func gatesNamed(names []string) hints {
+	var found hints
 	for _, name := range names {
 		var k gateKey
 		if !strings.HasPrefix(name, "g") {
@@ -40,9 +41,9 @@ func gatesNamed(names []string) map[gateKey]struct{} {
 			continue
 		}
 		if found == nil {
-			found = map[gateKey]struct{}{}
+			found = hints{}
 		}
-		found[k] = struct{}{}
+		found[k] = nil
 	}
 	return found
 }
@@ -52,7 +53,7 @@ type bornHold struct {
 	limits     []int64
 	topologies []int64
 	users      []string
-	gates      map[gateKey]struct{}
+	gates      hints
 }
 
 // add notes a birth; limit is 0 of one that is not held.
@@ -62,9 +63,13 @@ func (b *bornHold) add(to *edge, limit int64, headers map[string]string) {
 	if limit != 0 {
 		topology, user = to.version.TopologyID, userOf(headers)
 		if b.gates == nil {
-			b.gates = map[gateKey]struct{}{}
+			b.gates = hints{}
 		}
-		b.gates[gateKey{to.tenant, limit}] = struct{}{}
+		gate := gateKey{to.tenant, limit}
+		if b.gates[gate] == nil {
+			b.gates[gate] = map[string]struct{}{}
+		}
+		b.gates[gate][user] = struct{}{}
 	}
 	b.limits, b.topologies, b.users = append(b.limits, limit), append(b.topologies, topology), append(b.users, user)
 }
@@ -159,6 +164,9 @@ func (e *Engine) returnLoop(ctx context.Context) {
 			}
 		}
 		e.reach.shrink()
+		for _, d := range late {
+			e.lag.late(time.Since(d.grant.start))
+		}
 		for len(late) > 0 { // those of another life of this runner are told apart by its claimant
 			l := late[0].life
 			of := slices.IndexFunc(late, func(d *delivery) bool { return d.life != l })
@@ -173,13 +181,13 @@ func (e *Engine) returnLoop(ctx context.Context) {
 
 // hintEnded tells this runner that calls have ended of applications that may be called so many times at once.
 func (e *Engine) hintEnded(batch []*settlement) {
-	var ended map[gateKey]struct{}
+	var ended hints
 	for _, s := range batch {
 		if g := s.d.grant; g != nil && g.slots {
 			if ended == nil {
-				ended = map[gateKey]struct{}{}
+				ended = hints{}
 			}
-			ended[g.gate] = struct{}{}
+			ended[g.gate] = nil
 		}
 	}
 	e.hint(ended)

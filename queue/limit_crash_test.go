@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sort"
 	"sync"
 	"syscall"
 	"testing"
@@ -93,8 +94,9 @@ func crashLimit(t *testing.T, l limiter.Limit, during time.Duration, processes i
 	slices.SortFunc(begun, time.Time.Compare)
 	took := begun[len(begun)-1].Sub(begun[0])
 	worst := over(l, begun)
-	most := n * 3 / 4 // while there surely was a backlog
-	used := float64(most) / (l.Burst + l.Rate()*begun[most].Sub(begun[0]).Seconds())
+	// There was a backlog from when all had come until a quarter was left.
+	first, last := sort.Search(n, func(i int) bool { return !begun[i].Before(began) }), n*3/4
+	used := float64(last-first) / (l.Rate() * begun[last].Sub(began).Seconds())
 	t.Logf("%d calls of %d messages in %v, %.1f %% of what is allowed while there was a backlog; at worst %.2f above", len(begun), n, took, 100*used, worst)
 	if worst > float64(1+frozen) { // one of each process may have frozen between its time and its beginning
 		t.Errorf("%.2f calls too many", worst)

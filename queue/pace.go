@@ -239,3 +239,48 @@ func (r *reach) grow(n int) {
 		r.less = max(r.less-now/2, 0)
 	}
 }
+
+// lag is how long it takes from the moment that a gate is read until what it releases can begin: as long as starts are later
+// than that, no token is lost, however slow the database is.
+type lag struct {
+	mu   sync.Mutex
+	base time.Duration // of a release
+	each time.Duration // more, for each message
+}
+
+const (
+	smallLag = 20 * time.Millisecond  // not worth to begin later for
+	mostLag  = 700 * time.Millisecond // the tokens of so long are lost with a runner
+)
+
+// note notes how long a release of n messages took. It is believed quickly that it takes longer, and slowly that it does not.
+func (l *lag) note(n int, took time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n >= 100 {
+		l.each += (max(took-l.base, 0)/time.Duration(n) - l.each) / 4
+		return
+	}
+	if more := took - time.Duration(n)*l.each - l.base; more > 0 {
+		l.base += more / 2
+	} else {
+		l.base = max(l.base+more/16, 0)
+	}
+}
+
+// late notes that a call came so long after its time that it could not begin.
+func (l *lag) late(by time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.base = max(l.base, min(by, mostLag))
+}
+
+// of is the lag of a release of n messages.
+func (l *lag) of(n int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lag := l.base + time.Duration(n)*l.each; lag > smallLag {
+		return min(lag, mostLag)
+	}
+	return 0
+}

@@ -119,7 +119,7 @@ type Engine struct {
 	gates   *gates           // of limited applications
 	grants  chan []*grant    // released calls
 	missed  chan *delivery   // released calls that did not begin in time
-	lead    time.Duration    // that a release takes for each message; its loop's
+	lag     lag              // of releases
 	reach   reach            // of a release
 	pacers  pacers
 

@@ -28,7 +28,8 @@ const (
 	gateSweep       = 500 * time.Millisecond // between looks for gates that nobody looks after
 	idleSweep       = 2 * time.Second        // ... as long as no limit is known
 	overdue         = 150 * time.Millisecond // after which others look after a gate
-	skippedAgain    = 5 * time.Millisecond   // until a gate is tried again that someone else has locked
+	skippedAgain    = 5 * time.Millisecond   // until a gate is tried again that someone else has locked; twice as long each time ...
+	skippedMost     = 80 * time.Millisecond  // ... up to this
 	crowdedAgain    = 20 * time.Millisecond  // ... of whose messages there is no room for the next
 	slotsAgain      = 100 * time.Millisecond // ... whose calls are all under way; each that ends is told
 	releaseGap      = 5 * time.Millisecond   // between looks at a gate at least, if nothing came to it
@@ -37,12 +38,17 @@ const (
 
 // gates is what a runner knows of when to look at which gate.
 type gates struct {
-	mu     sync.Mutex
-	hinted map[gateKey]struct{} // to which something came
-	alarms map[gateKey]gateAlarm
-	words  map[gateKey]word // of applications
-	wake   chan struct{}
+	mu      sync.Mutex
+	hinted  map[gateKey]struct{} // to which something came
+	alarms  map[gateKey]gateAlarm
+	rests   map[gateKey]map[string]time.Time // users without a token, and when they get one: what comes to them waits for the alarm
+	skipped map[gateKey]time.Duration        // how long to wait for one that others have locked
+	words   map[gateKey]word                 // of applications
+	wake    chan struct{}
 }
+
+// hints are gates to which something came, for whom: the users, or nil if that is not known.
+type hints map[gateKey]map[string]struct{}
 
 type gateAlarm struct {
 	at    time.Time
@@ -50,11 +56,14 @@ type gateAlarm struct {
 }
 
 func newGates() *gates {
-	return &gates{hinted: map[gateKey]struct{}{}, alarms: map[gateKey]gateAlarm{}, words: map[gateKey]word{}, wake: make(chan struct{}, 1)}
+	return &gates{
+		hinted: map[gateKey]struct{}{}, alarms: map[gateKey]gateAlarm{}, rests: map[gateKey]map[string]time.Time{},
+		skipped: map[gateKey]time.Duration{}, words: map[gateKey]word{}, wake: make(chan struct{}, 1),
+	}
 }
 
 // hint tells this runner, or if it is none the others, that something came to gates.
-func (e *Engine) hint(keys map[gateKey]struct{}) {
+func (e *Engine) hint(keys hints) {
 	if len(keys) == 0 {
 		return
 	}
@@ -67,8 +76,8 @@ func (e *Engine) hint(keys map[gateKey]struct{}) {
 	now := time.Now()
 	e.gates.mu.Lock()
 	defer e.gates.mu.Unlock()
-	for k := range keys {
-		if a := e.gates.alarms[k]; !a.whole || !a.at.After(now) {
+	for k, users := range keys {
+		if !e.gates.canWait(k, users, now) {
 			e.gates.hinted[k] = struct{}{}
 		}
 	}
@@ -78,6 +87,45 @@ func (e *Engine) hint(keys map[gateKey]struct{}) {
 		default:
 		}
 	}
+}
+
+// canWait tells whether what came to a gate cannot be released before its alarm rings.
+func (g *gates) canWait(key gateKey, users map[string]struct{}, now time.Time) bool {
+	alarm := g.alarms[key]
+	if !alarm.at.After(now) {
+		return false
+	}
+	if alarm.whole {
+		return true
+	}
+	rests := g.rests[key]
+	for user := range users {
+		if !rests[user].After(now) {
+			return false
+		}
+	}
+	return len(users) > 0
+}
+
+// skip sets the alarm of a gate that someone else has locked.
+func (g *gates) skip(key gateKey) {
+	g.mu.Lock()
+	wait := max(g.skipped[key], skippedAgain)
+	g.skipped[key] = min(2*wait, skippedMost)
+	g.mu.Unlock()
+	g.set(key, gateAlarm{at: time.Now().Add(wait/2 + rand.N(wait))})
+}
+
+// seen notes what was seen of a gate: users without a token, or nil.
+func (g *gates) seen(key gateKey, rests map[string]time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.skipped, key)
+	if len(rests) == 0 {
+		delete(g.rests, key)
+		return
+	}
+	g.rests[key] = rests
 }
 
 // due takes the gates that are to be looked at now, and tells when the next is.
@@ -242,10 +290,14 @@ func (r *gateRow) user() limiter.Limit {
 // have to count what it gave out as late: the one that did so last, unless it does not do so in time, or nothing is under way
 // that it has released.
 func (r *gateRow) isMine(me int64) bool {
-	if !r.total().Strict() && !r.user().Strict() {
-		return true
-	}
-	return r.Owner == me || !r.GrantedUntil.Add(limiter.Grace).After(r.Now) || r.NextAt == nil || r.NextAt.Before(r.Now.Add(-overdue))
+	return !r.isStrict() || r.isLeftTo(me) || !r.GrantedUntil.Add(limiter.Grace).After(r.Now)
+}
+
+func (r *gateRow) isStrict() bool { return r.total().Strict() || r.user().Strict() }
+
+// isLeftTo tells whether it is for this runner to look after the gate: it does so anyway, or nobody does so in time.
+func (r *gateRow) isLeftTo(me int64) bool {
+	return r.Owner == me || r.NextAt == nil || r.NextAt.Before(r.Now.Add(-overdue))
 }
 
 // heldRow is a row of linesSQL.
@@ -285,6 +337,7 @@ type gateLook struct {
 	gateRow
 	plan    limiter.Gate
 	full    bool // there may be more keys that have tokens
+	lead    time.Duration // until what is released can begin
 	why     limiter.Blocked
 	next    time.Time
 	granted time.Time // the last start
@@ -333,9 +386,9 @@ func (e *Engine) releaseHeld(ctx context.Context, keys []gateKey) error {
 	for _, d := range launch {
 		e.launch(d)
 	}
-	e.reach.grow(len(launch))
-	if n := len(launch); n >= 10 {
-		e.lead += (time.Since(r.read)/time.Duration(n) - e.lead) / 4
+	if n := len(launch); n > 0 {
+		e.reach.grow(n)
+		e.lag.note(n, time.Since(r.read))
 	}
 	return nil
 }
@@ -366,7 +419,7 @@ func (r *releasing) lock(ctx context.Context, tx pgx.Tx, keys []gateKey) (locked
 	}
 	for _, k := range keys {
 		if !slices.Contains(locked, k) {
-			r.engine.gates.set(k, gateAlarm{at: time.Now().Add(skippedAgain)})
+			r.engine.gates.skip(k)
 		}
 	}
 	return locked, nil
@@ -426,7 +479,7 @@ func (r *releasing) look(ctx context.Context, tx pgx.Tx, locked []gateKey) error
 
 // open begins the plan of a gate.
 func (g *gateLook) open(me int64) {
-	if g.Owner != me {
+	if g.Owner != me && (g.isStrict() || g.isLeftTo(me)) {
 		g.Owner, g.OwedAt = me, g.GrantedUntil
 	}
 	g.plan = limiter.Gate{Total: g.total(), Slots: -1, ClosedUntil: g.ClosedUntil, VTime: g.VTime}
@@ -526,7 +579,8 @@ func (r *releasing) decide() {
 			g.why = limiter.ByNothing
 			continue
 		}
-		g.why, g.next = g.plan.Plan(g.Now.Add(r.lead(g)), r.takeRoom)
+		g.lead = r.lead(g)
+		g.why, g.next = g.plan.Plan(g.Now.Add(g.lead), r.takeRoom)
 		for _, k := range g.plan.Keys {
 			for _, l := range k.Lines {
 				g.n += len(l.Starts)
@@ -546,7 +600,7 @@ func (r *releasing) lead(g *gateLook) time.Duration {
 	} else if len(g.plan.Keys) == 1 && !g.plan.Keys[0].Limit.IsZero() {
 		most = min(most, max(g.plan.Keys[0].Bucket.Level(g.plan.Keys[0].Limit, g.Now), 1))
 	}
-	return min(time.Duration(most*float64(r.engine.lead)), limiter.Lookahead/2)
+	return r.engine.lag.of(int(most))
 }
 
 // takeRoom takes a slot for a call to an edge, if there is one.
@@ -689,11 +743,30 @@ func (r *releasing) setAlarms(rows pgx.Rows) error {
 		case g.why == limiter.ByRoom:
 			r.engine.gates.set(k, gateAlarm{at: r.read.Add(crowdedAgain)})
 		default:
-			r.engine.gates.set(k, gateAlarm{at: r.read.Add(max(at.Sub(g.Now), releaseGap)), whole: g.isWhole()})
+			wait := max(at.Sub(g.Now), releaseGap)
+			if g.Owner != r.life.id { // who looks after it is there first
+				wait += overdue + rand.N(overdue)
+			}
+			r.engine.gates.set(k, gateAlarm{at: r.read.Add(wait), whole: g.isWhole()})
 		}
+		r.engine.gates.seen(k, g.rests(r.read))
 		return nil
 	})
 	return err
+}
+
+// rests tells when users without a token get one, by this machine's clock.
+func (g *gateLook) rests(read time.Time) map[string]time.Time {
+	var rests map[string]time.Time
+	for _, k := range g.plan.Keys {
+		if ready := k.Bucket.Next(k.Limit, g.Now).Add(-limiter.Lookahead); ready.After(g.Now) {
+			if rests == nil {
+				rests = map[string]time.Time{}
+			}
+			rests[k.User] = read.Add(ready.Sub(g.Now))
+		}
+	}
+	return rests
 }
 
 // isWhole tells whether nothing can be released before the gate is looked at next.
@@ -711,11 +784,13 @@ func (g *gateLook) nextAt() *time.Time {
 	case g.why == limiter.ByTokens && g.ClosedUntil.After(g.Now):
 		at = g.next
 	case g.why == limiter.ByTokens:
-		at = g.next.Add(-limiter.Lookahead / 2)
+		at = g.next.Add(-limiter.Lookahead/2 - g.lead)
 	case g.why == limiter.BySlots:
 		at = g.Now.Add(slotsAgain)
+	case g.why == limiter.ByRoom && !g.isStrict():
+		at = g.Now.Add(-overdue) // others may have room
 	case g.why == limiter.ByRoom:
-		at = g.Now // others may have room
+		at = g.Now
 	case g.full:
 		at = g.Now
 	default:
