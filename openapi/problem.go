@@ -104,14 +104,19 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, p *Problem) {
 	_, _ = w.Write(append(body, '\n')) // a client that left is no one to tell
 }
 
+// SetHeaders sets the headers that belong to a problem, for handlers that tell it in another form.
+func (p *Problem) SetHeaders(r *http.Request, h http.Header) {
+	p.completed(r.Context(), r.URL).headers(h.Set)
+}
+
 // WriteError answers a request with the problem that an error is, for handlers that are not huma's. An error that is
 // none, and that the server's translation does not know, is logged and told as an internal error.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
-	WriteProblem(w, r, problemOf(r.Context(), err))
+	WriteProblem(w, r, ProblemOf(r.Context(), err))
 }
 
-// problemOf finds the problem that an error is.
-func problemOf(ctx context.Context, err error) *Problem {
+// ProblemOf finds the problem that an error is, for handlers that answer in another form. It logs what is none of the client's.
+func ProblemOf(ctx context.Context, err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
@@ -141,7 +146,7 @@ func newError(hctx huma.Context, status int, msg string, errs ...error) huma.Sta
 		if hctx != nil {
 			ctx = hctx.Context()
 		}
-		return problemOf(ctx, errors.Join(append([]error{errors.New(msg)}, errs...)...))
+		return ProblemOf(ctx, errors.Join(append([]error{errors.New(msg)}, errs...)...))
 	}
 	p := kindOf(status).problem(msg)
 	for _, err := range errs {

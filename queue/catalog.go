@@ -12,6 +12,7 @@ import (
 
 	"sluice/limiter"
 	"sluice/queue/topology"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 )
 
@@ -64,6 +65,7 @@ type workerKey struct {
 // lead to, and workers, is kept while the tenant's revision stays what it was, which is looked at every refreshEvery.
 type catalog struct {
 	pool   database
+	vault  vault.Ring
 	clock  *databaseClock // set whenever the database is asked anyway
 	flight singleflight.Group
 
@@ -236,7 +238,7 @@ func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, err
 		return target, nil
 	}
 	found, err := c.shared(ctx, fmt.Sprintf("worker %d %d %s", key.tenant, config.revision, key.name), func(ctx context.Context) (any, error) {
-		w, err := findWorker(ctx, c.pool, key.tenant, key.name)
+		w, err := findWorker(ctx, c.pool, c.vault, key)
 		if err != nil {
 			return nil, err
 		}
@@ -328,24 +330,18 @@ func (c *catalog) keep(stored topology.Version) *version {
 }
 
 // findWorker reads a worker with its secrets, or returns [ErrNoWorker].
-func findWorker(ctx context.Context, db topology.DB, tenant int64, name string) (worker.Target, error) {
-	target := worker.Target{Name: name}
+func findWorker(ctx context.Context, db topology.DB, keys vault.Ring, key workerKey) (worker.Target, error) {
+	target := worker.Target{Name: key.name}
 	var texts []string
 	err := db.QueryRow(ctx, `
 		select url, secrets, protocol, coalesce(dialect, '') from sluice.worker
-		where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect)
+		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return worker.Target{}, ErrNoWorker
 	}
 	if err != nil {
 		return worker.Target{}, err
 	}
-	for _, text := range texts {
-		s, err := worker.ParseSecret(text)
-		if err != nil {
-			return worker.Target{}, fmt.Errorf("secret of worker %s: %w", name, err)
-		}
-		target.Secrets = append(target.Secrets, s)
-	}
-	return target, nil
+	target.Secrets, err = openSecrets(keys, key, texts)
+	return target, err
 }

@@ -201,11 +201,15 @@ func (e *Engine) awaitLease(d *delivery) bool {
 // missWorker treats a worker that is not registered like one that is down: the message waits for it. When the registry
 // itself cannot be read, that says nothing about the worker, and there is no result.
 func (e *Engine) missWorker(d *delivery, err error) *settlement {
-	if !errors.Is(err, ErrNoWorker) {
+	reason := fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)
+	switch {
+	case isSecretTrouble(err):
+		reason = worker.Clean(err.Error())
+	case !errors.Is(err, ErrNoWorker):
 		pause(e.callCtx, 5)
 		return nil
 	}
-	f := &worker.Failure{Class: worker.Unavailable, Reason: fmt.Sprintf("no worker named %s is registered", d.edge.to.Worker)}
+	f := &worker.Failure{Class: worker.Unavailable, Reason: reason}
 	e.noteFailure(d.edge.to, f)
 	s := &settlement{d: d}
 	s.fail(f)

@@ -28,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/limiter"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 )
 
@@ -70,6 +71,9 @@ type Config struct {
 
 	// KeyTTL is how long an idempotency key is remembered at least. Default 24 h.
 	KeyTTL time.Duration
+
+	// Vault opens the secrets of workers. Without its keys only those can be used that were stored as they are.
+	Vault vault.Ring
 
 	// Caller calls workers. Default: a [worker.Client] over HTTP, for those that speak Sluice's own protocol.
 	Caller Caller
@@ -217,6 +221,7 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		sweepPace:    make(chan time.Duration, 1),
 	}
 	e.catalog = newCatalog(pool, e.clock)
+	e.catalog.vault = c.Vault
 	e.catalog.replies = newMemory(c.Memory)
 	e.clock.probe = func(ctx context.Context) { _ = e.clock.read(ctx, pool) } // no answer is what it is about
 	if err := e.clock.read(ctx, pool); err != nil {

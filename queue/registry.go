@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"sluice/queue/topology"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 )
 
@@ -44,6 +45,7 @@ type NewWorker struct {
 	URL      string
 	Protocol worker.Protocol // empty: Sluice's own
 	Dialect  string          // empty: the published one of a protocol that has several
+	Vault    vault.Ring      // seals its secret; without a key it is stored as it is
 }
 
 // AddWorker registers a worker that speaks Sluice's protocol. See [RegisterWorker].
@@ -63,7 +65,11 @@ func RegisterWorker(ctx context.Context, tx pgx.Tx, tenant int64, w NewWorker, b
 	secret, secrets := worker.Secret{}, []string{}
 	if w.Protocol == worker.Sluice {
 		secret = worker.NewSecret()
-		secrets = append(secrets, secret.Reveal())
+		stored, err := storedSecret(w.Vault, workerKey{tenant, w.Name}, secret)
+		if err != nil {
+			return Worker{}, worker.Secret{}, err
+		}
+		secrets = append(secrets, stored)
 	}
 	rows, _ := tx.Query(ctx, `
 		insert into sluice.worker (tenant_id, name, url, secrets, protocol, dialect) values ($1, $2, $3, $4, $5, nullif($6, ''))

@@ -5,7 +5,8 @@
 // refused in one and the same way, after the same work. A revoked key is refused by every node within a second.
 //
 // Keys belong to one tenant and have scopes: admin may do everything, operate may do what ingest may and run what is
-// there, ingest may post events. What an operation asks for is not known here, nor anything of HTTP beyond the one
+// there, worker may do what ingest may and what workers on an SDK ask of their engine, ingest may post events. What an
+// operation asks for is not known here, nor anything of HTTP beyond the one
 // header; package gateway puts the two together.
 package auth
 
@@ -42,15 +43,21 @@ type DB interface {
 // Scope is what a key may do.
 type Scope string
 
-// The scopes, each of which includes those before it.
+// The scopes. Worker and operate include ingest, and admin includes all.
 const (
 	Ingest  Scope = "ingest"  // post events
+	Worker  Scope = "worker"  // keep documents, as workers on Orchesty's SDK do
 	Operate Scope = "operate" // see everything, run topologies, decide about the trash
 	Admin   Scope = "admin"   // change the configuration, workers and keys
 )
 
-// ladder has each scope above those that it includes.
-var ladder = []Scope{Ingest, Operate, Admin}
+// includes has what each scope may do.
+var includes = map[Scope][]Scope{
+	Ingest:  {Ingest},
+	Worker:  {Ingest, Worker},
+	Operate: {Ingest, Operate},
+	Admin:   {Ingest, Worker, Operate, Admin},
+}
 
 // Scopes are what a key may do.
 type Scopes []Scope
@@ -59,23 +66,22 @@ type Scopes []Scope
 func ParseScopes(names []string) (Scopes, error) {
 	scopes := make(Scopes, 0, len(names))
 	for _, name := range names {
-		if !slices.Contains(ladder, Scope(name)) {
-			return nil, fmt.Errorf("%w: there is no scope %q; the scopes are ingest, operate and admin", ErrInvalid, name)
+		if includes[Scope(name)] == nil {
+			return nil, fmt.Errorf("%w: there is no scope %q; the scopes are ingest, worker, operate and admin", ErrInvalid, name)
 		}
 		if !slices.Contains(scopes, Scope(name)) {
 			scopes = append(scopes, Scope(name))
 		}
 	}
 	if len(scopes) == 0 {
-		return nil, fmt.Errorf("%w: a key needs a scope: ingest, operate or admin", ErrInvalid)
+		return nil, fmt.Errorf("%w: a key needs a scope: ingest, worker, operate or admin", ErrInvalid)
 	}
 	return scopes, nil
 }
 
 // Can tells whether one of the scopes is the wanted one or includes it.
 func (s Scopes) Can(want Scope) bool {
-	step := slices.Index(ladder, want)
-	return step >= 0 && slices.ContainsFunc(s, func(have Scope) bool { return slices.Index(ladder, have) >= step })
+	return slices.ContainsFunc(s, func(have Scope) bool { return slices.Contains(includes[have], want) })
 }
 
 // Strings returns the names of the scopes.

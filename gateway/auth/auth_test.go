@@ -396,11 +396,12 @@ func TestScopes(t *testing.T) {
 		have Scopes
 		can  string
 	}{
-		{nil, ""}, {Scopes{Ingest}, "ingest"}, {Scopes{Operate}, "ingest operate"}, {Scopes{Admin}, "ingest operate admin"},
+		{nil, ""}, {Scopes{Ingest}, "ingest"}, {Scopes{Operate}, "ingest operate"}, {Scopes{Worker}, "ingest worker"}, {Scopes{Admin}, "ingest worker operate admin"},
+		{Scopes{Worker, Operate}, "ingest worker operate"},
 		{Scopes{Ingest, Operate}, "ingest operate"}, {Scopes{"root"}, ""},
 	} {
 		var can []string
-		for _, want := range []Scope{Ingest, Operate, Admin, "", "root"} {
+		for _, want := range []Scope{Ingest, Worker, Operate, Admin, "", "root"} {
 			if (Principal{Scopes: c.have}).Can(want) {
 				can = append(can, string(want))
 			}

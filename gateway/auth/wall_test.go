@@ -25,6 +25,8 @@ var rowsOf = []string{
 	`insert into sluice.topology_version (tenant_id, topology_id, graph, source, created_by) select $1::bigint, id, '{}', '', 'test' from sluice.topology where tenant_id = $1`,
 	`insert into sluice.edge (tenant_id, version_id, from_node, to_node) select $1::bigint, id, 'a', 'b' from sluice.topology_version where tenant_id = $1`,
 	`insert into sluice.worker (tenant_id, name, url, secrets) values ($1, 'a', 'http://a', '{}')`,
+	`insert into sluice.application_install (tenant_id, id, user_name, application) values ($1, repeat('a', 24), 'u', 'a')`,
+	`insert into sluice.webhook (tenant_id, id, name, user_name, application, topology, node, token, token_digest) values ($1, repeat('a', 24), '', 'u', 'a', '', '', '', '')`,
 	`insert into sluice.process (tenant_id, id, version_id, node, total, open) values ($1, $2, 1, 'a', 1, 1)`,
 	`insert into sluice.message (tenant_id, process_id, id, edge_id, headers) values ($1, $2, 1, 1, '{}')`,
 	`insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, duration_us) values ($1, $2, 1, 1, 1, 1, 0, 'done', 1)`,

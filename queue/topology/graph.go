@@ -66,6 +66,9 @@ type Retry struct {
 	Outage     Outage     `json:"outage"`
 }
 
+// IsStandard tells whether this is what a node has that says nothing about it.
+func (r Retry) IsStandard() bool { return r == defaultRetry }
+
 // RetryAfter says whether the time that a worker asks to be left alone counts.
 type RetryAfter string
 
