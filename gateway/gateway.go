@@ -27,8 +27,10 @@ import (
 	"sluice/gateway/auth"
 	"sluice/openapi"
 	"sluice/queue"
+	"sluice/queue/document"
 	"sluice/queue/process"
 	"sluice/queue/topology"
+	"sluice/queue/vault"
 	"sluice/trash"
 )
 
@@ -39,6 +41,10 @@ type Config struct {
 	TenantPool *pgxpool.Pool // its sessions see nothing until a transaction says for whom it acts: [queue.OpenForTenants]
 	Keys       *auth.Keys
 	Trash      *trash.Trash
+
+	// Vault seals the secrets that are kept in the database. Without a key workers can be registered, but neither the
+	// settings nor the webhooks of applications be kept.
+	Vault vault.Ring
 
 	Logger  *slog.Logger // default: discard
 	Version string       // of the program, for people. Default "dev".
@@ -112,7 +118,11 @@ type gateway struct {
 	api    huma.API
 	keeper keeper
 	memory *budget
-	quiet  throttle // of what is logged while the database is in trouble
+
+	// What workers on Orchesty's SDK ask for.
+	documents *document.Store
+	nodes     nodeIndex
+	quiet     throttle // of what is logged while the database is in trouble
 
 	// The engine's, which is what they are but for the test that measures the door alone.
 	accept     func(context.Context, queue.Event) (queue.Accepted, error)
@@ -137,7 +147,7 @@ func assemble(c Config) *gateway {
 	mux := http.NewServeMux()
 	g := &gateway{
 		config: c, log: c.Logger, mux: mux, api: openapi.New(mux, contractVersion),
-		keeper: newKeeper(c.KeepHeaders), memory: newBudget(c.MaxInFlight),
+		keeper: newKeeper(c.KeepHeaders), memory: newBudget(c.MaxInFlight), documents: document.New(c.Vault),
 		accept: c.Engine.Accept, acceptMany: c.Engine.AcceptMany,
 	}
 	g.api.OpenAPI().Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
@@ -153,11 +163,12 @@ func assemble(c Config) *gateway {
 	g.addWorkers()
 	g.addKeys()
 	g.addHouse()
+	g.addDocuments()
 	return g
 }
 
 func (g *gateway) handler() http.Handler {
-	return openapi.Handler(g.mux, openapi.Config{Logger: g.log, Translate: g.translate, MaxHeaderBytes: maxHeaderBytes, BodyTime: g.config.BodyTime})
+	return withOwnQuery(openapi.Handler(g.mux, openapi.Config{Logger: g.log, Translate: g.translate, MaxHeaderBytes: maxHeaderBytes, BodyTime: g.config.BodyTime}))
 }
 
 // schemaName names the schemas of the contract: what is called processView here is a Process there.

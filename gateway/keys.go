@@ -22,7 +22,7 @@ type KeyView struct {
 	ID        int64      `json:"id"`
 	Name      string     `json:"name"`
 	PublicID  string     `json:"public_id" doc:"The part of the key between its underscores, by which it can be told from others"`
-	Scopes    []string   `json:"scopes" enum:"ingest,operate,admin"`
+	Scopes    []string   `json:"scopes" enum:"ingest,worker,operate,admin"`
 	CreatedAt time.Time  `json:"created_at"`
 	CreatedBy string     `json:"created_by"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty" doc:"Absent: it is good"`
@@ -30,7 +30,7 @@ type KeyView struct {
 
 type newKeyView struct {
 	Name   string   `json:"name" minLength:"1" maxLength:"200" doc:"What it is for, for people" example:"shop"`
-	Scopes []string `json:"scopes" enum:"ingest,operate,admin" minItems:"1" maxItems:"3" doc:"ingest posts events; operate also runs what is there; admin may do everything"`
+	Scopes []string `json:"scopes" enum:"ingest,worker,operate,admin" minItems:"1" maxItems:"4" doc:"ingest posts events; worker is for workers on Orchesty's SDK, and keeps their documents too; operate also runs what is there; admin may do everything"`
 }
 
 type createdKeyView struct {

@@ -16,8 +16,10 @@ import (
 	"sluice/gateway/auth"
 	"sluice/openapi"
 	"sluice/queue"
+	"sluice/queue/document"
 	"sluice/queue/process"
 	"sluice/queue/topology"
+	"sluice/queue/vault"
 	"sluice/trash"
 )
 
@@ -54,6 +56,11 @@ var problems = []struct {
 	{queue.ErrNoUser, openapi.NotFound, "the application has no such user"},
 	{queue.ErrBadLimit, openapi.ValidationFailed, ""},
 
+	{document.ErrInvalid, openapi.ValidationFailed, ""},
+	{document.ErrUnknown, openapi.NotFound, "there are no documents of that name"},
+	{document.ErrExists, openapi.AlreadyExists, ""},
+	{document.ErrNotFound, openapi.NotFound, "there is no such document"},
+
 	{process.ErrNotFound, openapi.NotFound, "there is no such process or message"},
 	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
 	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},
@@ -81,6 +88,12 @@ func (g *gateway) translate(err error) *openapi.Problem {
 		return openapi.HoldsMessages.Because("%s", holds).Counting(holds.Held.Total())
 	case errors.As(err, &full):
 		return openapi.TooManyRequests.Because("%s; this event was not accepted", full).Retry(max(full.RetryAfter, time.Second))
+	}
+	if errors.Is(err, vault.ErrNoKey) {
+		return openapi.Unavailable.Because("this server has no key to keep secrets with: its operator must give it SLUICE_SECRET_KEYS")
+	}
+	if errors.Is(err, vault.ErrSealed) {
+		return openapi.Unavailable.Because("this server cannot open the secret with the keys that it has: its operator must give it the one that it was sealed with")
 	}
 	for _, p := range problems {
 		if errors.Is(err, p.err) {

@@ -217,6 +217,7 @@ func (g *gateway) addWorker(ctx context.Context, in *answer[newWorkerView]) (*an
 	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		added, secret, err = queue.RegisterWorker(ctx, tx, by.TenantID, queue.NewWorker{
 			Name: in.Body.Name, URL: in.Body.URL, Protocol: worker.Protocol(in.Body.Protocol), Dialect: in.Body.Dialect,
+			Vault: g.config.Vault,
 		}, by.Actor())
 		return err
 	})

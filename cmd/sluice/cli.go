@@ -19,6 +19,8 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" group:"run" help:"Run a node: the gateway, the runner, or both."`
 	Migrate migrateCmd `cmd:"" group:"run" help:"Bring a database to the schema of this program, or back."`
 
+	Secrets secretsCmd `cmd:"" group:"run" help:"Seal the secrets in a database."`
+
 	Topology topologyCmd `cmd:"" group:"use" help:"Apply, publish and look at topologies."`
 	Send     sendCmd     `cmd:"" group:"use" help:"Send an event to a start node."`
 	Process  processCmd  `cmd:"" group:"use" help:"See what events set off."`

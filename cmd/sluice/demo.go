@@ -16,6 +16,7 @@ import (
 
 	"sluice/queue"
 	"sluice/queue/topology"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 )
 
@@ -99,14 +100,15 @@ func demoRefusal(format string, args ...any) error {
 }
 
 // startDemoWorker registers the worker of the demo and serves it until the returned function is called.
-func startDemoWorker(ctx context.Context, pool *pgxpool.Pool, tenant int64, log *slog.Logger) (stop func(), err error) {
+func startDemoWorker(ctx context.Context, n *node, tenant int64) (stop func(), err error) {
+	log := n.config.log
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for the demo's worker: %w", err)
 	}
 	var secrets []worker.Secret
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
-		secrets, err = registerDemoWorker(ctx, tx, tenant, "http://"+listener.Addr().String())
+	err = pgx.BeginFunc(ctx, n.pool, func(tx pgx.Tx) (err error) {
+		secrets, err = registerDemoWorker(ctx, tx, n.config.vault, tenant, "http://"+listener.Addr().String())
 		return err
 	})
 	if err != nil {
@@ -130,22 +132,14 @@ func startDemoWorker(ctx context.Context, pool *pgxpool.Pool, tenant int64, log 
 }
 
 // registerDemoWorker registers the worker, or moves it to its new address, and returns the secrets that sign calls.
-func registerDemoWorker(ctx context.Context, tx pgx.Tx, tenant int64, address string) ([]worker.Secret, error) {
-	var texts []string
-	err := tx.QueryRow(ctx, `
-		select secrets from sluice.worker where tenant_id = $1 and name = $2 and removed_at is null`, tenant, demoName).Scan(&texts)
-	if errors.Is(err, pgx.ErrNoRows) {
-		_, secret, err := queue.AddWorker(ctx, tx, tenant, demoName, address, demoActor)
+func registerDemoWorker(ctx context.Context, tx pgx.Tx, keys vault.Ring, tenant int64, address string) ([]worker.Secret, error) {
+	secrets, err := queue.WorkerSecrets(ctx, tx, keys, tenant, demoName)
+	if errors.Is(err, queue.ErrNoWorker) {
+		_, secret, err := queue.RegisterWorker(ctx, tx, tenant, queue.NewWorker{Name: demoName, URL: address, Vault: keys}, demoActor)
 		return []worker.Secret{secret}, err
 	}
 	if err != nil {
 		return nil, err
-	}
-	secrets := make([]worker.Secret, len(texts))
-	for i, text := range texts {
-		if secrets[i], err = worker.ParseSecret(text); err != nil {
-			return nil, err
-		}
 	}
 	return secrets, queue.SetWorkerURL(ctx, tx, tenant, demoName, address, demoActor)
 }

@@ -52,6 +52,10 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	if err := checkURL(c.DatabaseURL); err != nil {
 		return err
 	}
+	keys, err := devKeys(dir)
+	if err != nil {
+		return fmt.Errorf("keep the key of secrets: %w", err)
+	}
 	listener, err := listen(c.Listen)
 	if err != nil {
 		return err
@@ -70,17 +74,20 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	}
 	n, err := openNode(ctx, nodeConfig{
 		listener: listener, databaseURL: c.DatabaseURL, gateway: true, runner: true,
-		engine: queue.Config{}, engineConns: 16, apiConns: 8, log: log,
+		engine: queue.Config{}, engineConns: 16, apiConns: 8, vault: keys, log: log,
 	})
 	if err != nil {
 		return err
+	}
+	if _, err := sealAll(ctx, n.pool, keys); err != nil { // what an older dev has stored as it is
+		return errors.Join(err, n.abandon(ctx))
 	}
 	tenant, err := auth.FindTenant(ctx, n.pool, defaultTenant)
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}
 	// Before the engine starts: messages of the last time may wait for the worker, which is elsewhere now.
-	stopWorker, err := startDemoWorker(ctx, n.pool, tenant.ID, log)
+	stopWorker, err := startDemoWorker(ctx, n, tenant.ID)
 	if err != nil {
 		return errors.Join(err, n.abandon(ctx))
 	}

@@ -106,7 +106,7 @@ func operator() string {
 type keyCreateCmd struct {
 	keyFlags
 	Name  string   `arg:"" help:"What the key is for, for people."`
-	Scope []string `required:"" enum:"ingest,operate,admin" help:"What it may do: ingest posts events, operate also runs what is there, admin may do everything."`
+	Scope []string `required:"" enum:"ingest,worker,operate,admin" help:"What it may do: ingest posts events, worker also keeps documents, for workers on Orchesty's SDK, operate also runs what is there, admin may do everything."`
 }
 
 func (keyCreateCmd) Help() string {

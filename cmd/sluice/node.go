@@ -17,6 +17,7 @@ import (
 	"sluice/gateway/auth"
 	"sluice/migrations"
 	"sluice/queue"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 	"sluice/queue/worker/orchesty"
 	"sluice/trash"
@@ -33,6 +34,7 @@ type nodeConfig struct {
 	apiConns    int
 	maxBody     int64
 	keepHeaders []string // nil: the gateway's default
+	vault       vault.Ring
 	log         *slog.Logger
 }
 
@@ -93,7 +95,7 @@ func (n *node) prepare(ctx context.Context) error {
 		return err
 	}
 	c := n.config.engine
-	c.Logger = n.config.log
+	c.Logger, c.Vault = n.config.log, n.config.vault
 	own, foreign := worker.NewClient(worker.Config{Version: version()}), orchesty.NewClient(worker.Config{Version: version()})
 	n.closeCallers = func() {
 		own.Close()
@@ -198,6 +200,7 @@ func (n *node) door() http.Handler {
 			Version:     version(),
 			MaxBody:     n.config.maxBody,
 			KeepHeaders: n.config.keepHeaders,
+			Vault:       n.config.vault,
 			Ready:       n.ready,
 		})
 	}

@@ -24,6 +24,7 @@ type serveCmd struct {
 	APIConns    int           `name:"api-conns" from:"SLUICE_API_CONNS" default:"8" help:"Connections to the database for the API; small, so that looking does not slow moving. A gateway has two more, to look up keys."`
 	MaxBody     int64         `from:"SLUICE_MAX_BODY" placeholder:"BYTES" help:"Largest body of an event. Default: 5 MiB."`
 	KeepHeaders []string      `from:"SLUICE_KEEP_HEADERS" placeholder:"NAME,..." help:"Headers of a producer's request that go with its event, beside Sluice-Header-...; a name may end in *. Default: the content type and what names or signs an event."`
+	SecretKeys  string        `from:"SLUICE_SECRET_KEYS" secret:"" placeholder:"KEY,..." help:"Keys that seal the secrets in the database: the first one seals, each of them opens. See sluice secrets."`
 	KeyTTL      time.Duration `name:"key-ttl" from:"SLUICE_KEY_TTL" default:"24h" help:"How long an idempotency key is remembered at least."`
 	Grace       time.Duration `from:"SLUICE_GRACE" default:"30s" help:"How long calls under way may take to end after SIGTERM. What is cut off then is called again."`
 }
@@ -50,6 +51,10 @@ func (c serveCmd) Run(ctx context.Context, p *program) error {
 	if c.APIConns < 1 {
 		return usagef("--api-conns %d: the API needs one at least", c.APIConns)
 	}
+	keys, err := parseKeys(c.SecretKeys)
+	if err != nil {
+		return err
+	}
 	log := p.logger(c.LogLevel)
 	listener, err := listen(c.Listen)
 	if err != nil {
@@ -62,7 +67,7 @@ func (c serveCmd) Run(ctx context.Context, p *program) error {
 		engine: queue.Config{
 			Name: c.Name, Slots: c.Slots, NodeSlots: c.NodeSlots, KeyTTL: c.KeyTTL, Memory: int64(c.Memory), PollOnly: c.PollOnly, Pooled: c.Pooled,
 		},
-		engineConns: c.EngineConns, apiConns: c.APIConns, maxBody: c.MaxBody, keepHeaders: c.KeepHeaders, log: log,
+		engineConns: c.EngineConns, apiConns: c.APIConns, maxBody: c.MaxBody, keepHeaders: c.KeepHeaders, vault: keys, log: log,
 	})
 	if err != nil {
 		return err
