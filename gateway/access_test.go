@@ -67,6 +67,7 @@ func (w world) examples() []example {
 		{op: "get-version-edges"},
 		{op: "diff-topology", query: "from=1&to=draft"},
 		{op: "validate-topology", body: flow, foreign: 422}, // it names a worker that the other does not have
+		{op: "import-topology", query: "name=moved&worker=there%3Dshop", body: `<process><startEvent id="a" name="in"/><task id="b" name="b" pipes:sdkHostName="there"/><sequenceFlow sourceRef="a" targetRef="b"/></process>`},
 		{op: "list-processes"},
 		{op: "get-process"},
 		{op: "list-messages"},

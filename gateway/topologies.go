@@ -136,6 +136,7 @@ func (g *gateway) addTopologies() {
 		Summary: "Check a topology file", Description: fileText + " Nothing is changed.", MaxBodyBytes: maxFile,
 	}, g.validateTopology)
 	g.describeFile(g.api.OpenAPI().Paths[topologiesPath+"/validate"].Post)
+	g.addImport(tags, look)
 	register(g, huma.Operation{
 		OperationID: "apply-topology", Method: http.MethodPut, Path: topologyPath + "/draft", Tags: tags, Security: change,
 		Summary: "Make a file the draft of its topology", Description: fileText + " The draft before is replaced; a topology that is not there is created.", MaxBodyBytes: maxFile,

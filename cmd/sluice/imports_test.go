@@ -23,10 +23,10 @@ const module = "sluice/"
 // house is the table of imports: what each package may import of ours. Imports go down only, and packages of one floor
 // do not know each other. A package that is not here yet gets a line here, or its code finds its home in one that is.
 var house = map[string][]string{
-	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
+	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
-	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi"},
+	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi"},
 	"gateway/auth": {"queue/process"},
 	"gateway/ui":   {},
 
@@ -41,7 +41,8 @@ var house = map[string][]string{
 	"queue/worker":   {},
 	"limiter":        {},
 
-	"queue/worker/orchesty": {"queue/worker"},
+	"queue/worker/orchesty":   {"queue/worker"},
+	"queue/topology/orchesty": {"queue/topology"},
 
 	"openapi":                 {},
 	"migrations":              {},
@@ -85,7 +86,7 @@ var guests = map[string][]string{
 }
 
 // pure packages import of others' modules only what names them: worker is the protocol that anyone's Go worker imports.
-var pure = []string{"queue/worker", "queue/worker/orchesty", "queue/worker/workertest", "queue/vault", "limiter", "openapi", "gateway/ui"}
+var pure = []string{"queue/worker", "queue/worker/orchesty", "queue/topology/orchesty", "queue/worker/workertest", "queue/vault", "limiter", "openapi", "gateway/ui"}
 
 // deepest is how many steps the longest chain of imports among our packages may have.
 const deepest = 5

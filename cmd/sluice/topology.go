@@ -20,6 +20,7 @@ import (
 type topologyCmd struct {
 	Apply    topologyApplyCmd    `cmd:"" help:"Make files the drafts of their topologies."`
 	Validate topologyValidateCmd `cmd:"" help:"Say what is wrong with files, and change nothing."`
+	Import   topologyImportCmd   `cmd:"" help:"Turn topologies of Orchesty's into topology files."`
 	List     topologyListCmd     `cmd:"" help:"List topologies."`
 	Show     topologyShowCmd     `cmd:"" help:"Show a topology, or one version of it."`
 	Publish  topologyPublishCmd  `cmd:"" help:"Freeze the draft as the next version."`

@@ -97,6 +97,9 @@ var defaultRetry = Retry{
 	Outage:     OutageWait,
 }
 
+// StandardRetry is what a node has that says nothing of it.
+func StandardRetry() Retry { return defaultRetry }
+
 // Node returns the node of that name.
 func (g Graph) Node(name string) (Node, bool) {
 	for _, n := range g.Nodes {
