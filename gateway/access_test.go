@@ -56,6 +56,7 @@ type world struct {
 
 func (w world) examples() []example {
 	ids := func(entry string) string { return `{"message_ids":["` + entry + `"],"reason":"test"}` }
+	crm := map[string]string{"application": "crm"}
 	return []example{
 		{op: "get-health"},
 		{op: "get-readiness"},
@@ -106,6 +107,17 @@ func (w world) examples() []example {
 		{op: "remove-limit-user"},
 		{op: "remove-limit"},
 		{op: "set-limit", body: `{"user":{"amount":50,"per_seconds":1}}`, foreign: 200}, // its own
+		{op: "list-applications", query: "user=acme"},
+		{op: "get-application", param: crm},
+		{op: "install-application", param: crm},
+		{op: "get-user-application", param: crm},
+		{op: "set-application", param: crm, body: `{"forms":{"authorization_form":{"user":"joe"}}}`},
+		{op: "set-application-password", param: crm, body: `{"form":"authorization_form","field":"password","password":"x"}`},
+		{op: "enable-application", param: crm},
+		{op: "disable-application", param: crm},
+		{op: "do-application", param: map[string]string{"application": "crm", "action": "ping"}, body: `{"a":1}`},
+		{op: "authorize-application", param: map[string]string{"application": "cloud"}},
+		{op: "uninstall-application", param: crm},
 		{op: "list-workers"},
 		{op: "add-worker", body: `{"name":"another","url":"http://127.0.0.1:9"}`, foreign: 201}, // its own
 		{op: "get-worker"},
@@ -168,6 +180,7 @@ func (d *door) newWorld() world {
 	}
 	d.do(http.StatusOK, "PUT", "/v1/limits/shop", map[string]any{"total": map[string]any{"amount": 50, "per_seconds": 1}}, nil)
 	d.do(http.StatusOK, "PUT", "/v1/limits/shop/users/acme", map[string]any{"weight": 3}, nil)
+	d.addApplications("legacy")
 	var bulk struct{ ID int64 }
 	d.do(http.StatusCreated, "POST", "/v1/trash/bulks", map[string]any{"action": "approve"}, &bulk)
 	w.params = map[string]string{

@@ -161,6 +161,7 @@ func assemble(c Config) *gateway {
 	g.addRetention()
 	g.addLimits()
 	g.addWorkers()
+	g.addApplications()
 	g.addKeys()
 	g.addHouse()
 	g.addDocuments()

@@ -20,6 +20,7 @@ import (
 	"sluice/queue/process"
 	"sluice/queue/topology"
 	"sluice/queue/vault"
+	"sluice/queue/worker"
 	"sluice/trash"
 )
 
@@ -52,6 +53,15 @@ var problems = []struct {
 	{queue.ErrWorkerUsed, openapi.InUse, ""},
 	{queue.ErrBadWorker, openapi.ValidationFailed, ""},
 
+	{queue.ErrNoApplication, openapi.NotFound, ""},
+	{queue.ErrManyHave, openapi.Conflict, ""},
+	{queue.ErrNoApplications, openapi.NotFound, ""},
+	{queue.ErrBadUser, openapi.ValidationFailed, ""},
+	{queue.ErrBadReturn, openapi.ValidationFailed, ""},
+	{queue.ErrNotAuthorizable, openapi.Conflict, ""},
+	{queue.ErrNoAuthorization, openapi.NotFound, ""},
+	{queue.ErrRefusedAuthorization, openapi.Conflict, ""},
+
 	{queue.ErrNoLimit, openapi.NotFound, "the application has no limit"},
 	{queue.ErrNoUser, openapi.NotFound, "the application has no such user"},
 	{queue.ErrBadLimit, openapi.ValidationFailed, ""},
@@ -79,6 +89,8 @@ func (g *gateway) translate(err error) *openapi.Problem {
 	var invalid *topology.InvalidError
 	var holds *queue.HoldsError
 	var full *queue.FullError
+	var failure *worker.Failure
+	var settings *queue.SettingsError
 	switch {
 	case errors.As(err, &scope):
 		return openapi.Forbidden.Because("%s", scope)
@@ -86,6 +98,10 @@ func (g *gateway) translate(err error) *openapi.Problem {
 		return invalidTopology(invalid)
 	case errors.As(err, &holds):
 		return openapi.HoldsMessages.Because("%s", holds).Counting(holds.Held.Total())
+	case errors.As(err, &failure) && failure.Class != worker.Cancelled:
+		return openapi.WorkerFailed.Because("%s", failure.Reason)
+	case errors.As(err, &settings):
+		return badSettings(settings)
 	case errors.As(err, &full):
 		return openapi.TooManyRequests.Because("%s; this event was not accepted", full).Retry(max(full.RetryAfter, time.Second))
 	}
@@ -113,6 +129,19 @@ func (g *gateway) translate(err error) *openapi.Problem {
 		return g.unavailable(err)
 	}
 	return nil
+}
+
+// badSettings tells each setting that does not fit its form.
+func badSettings(e *queue.SettingsError) *openapi.Problem {
+	p := openapi.ValidationFailed.Because("settings do not fit the forms of the application: nothing was saved")
+	for _, f := range e.Faults {
+		pointer := "#/forms/" + pointerPart(f.Form)
+		if f.Field != "" {
+			pointer += "/" + pointerPart(f.Field)
+		}
+		p = p.With(openapi.Detail{Detail: f.Detail, Pointer: pointer})
+	}
+	return p
 }
 
 // invalidTopology tells each mistake of a topology with its place in the file, as a person and as a program looks for it.

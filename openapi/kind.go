@@ -59,6 +59,8 @@ var (
 		"The headers together are larger than this server accepts."}
 	Internal = Kind{"internal-error", http.StatusInternalServerError, "Internal error",
 		"This is a mistake in Sluice. The log of the server has the cause, under the request id."}
+	WorkerFailed = Kind{"worker-failed", http.StatusBadGateway, "The worker did not do it",
+		"The worker that has the application could not be reached, took too long, or refused; the detail has its own words. Nothing more was done after that."}
 	Unavailable = Kind{"unavailable", http.StatusServiceUnavailable, "Not available at the moment",
 		"The server is too busy, is shutting down or cannot reach its database. Try again as `Retry-After` says. Unless the detail says that nothing was accepted, an event may have been stored: send it again with the same idempotency key."}
 )
@@ -66,7 +68,7 @@ var (
 var kinds = []Kind{
 	InvalidRequest, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict, AlreadyExists,
 	NotEnabled, InUse, HoldsMessages, CountChanged, IdempotencyKeyReused, PreconditionFailed, PayloadTooLarge, UnsupportedMediaType,
-	ValidationFailed, InvalidTopology, TooManyRequests, HeadersTooLarge, Internal, Unavailable,
+	ValidationFailed, InvalidTopology, TooManyRequests, HeadersTooLarge, Internal, WorkerFailed, Unavailable,
 }
 
 // Kinds returns every kind of problem, in the order of their statuses.

@@ -71,6 +71,7 @@ func tags() []*huma.Tag {
 		{Name: "processes", Description: "Everything that one event set off"},
 		{Name: "trash", Description: "Messages whose node gave up; they wait for a person"},
 		{Name: "limits", Description: "What applications allow, and the messages that wait for it"},
+		{Name: "applications", Description: "What connectors talk to: settings and authorization, for each user"},
 		{Name: "workers", Description: "The services that do the work of nodes"},
 		{Name: "keys", Description: "Who may call this API"},
 		{Name: "tenants", Description: "Organisations; nothing crosses from one to another"},

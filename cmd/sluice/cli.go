@@ -21,13 +21,14 @@ type cli struct {
 
 	Secrets secretsCmd `cmd:"" group:"run" help:"Seal the secrets in a database."`
 
-	Topology topologyCmd `cmd:"" group:"use" help:"Apply, publish and look at topologies."`
-	Send     sendCmd     `cmd:"" group:"use" help:"Send an event to a start node."`
-	Process  processCmd  `cmd:"" group:"use" help:"See what events set off."`
-	Trash    trashCmd    `cmd:"" group:"use" help:"Decide about messages that failed."`
-	Limits   limitsCmd   `cmd:"" group:"use" help:"See and say what applications allow."`
-	Worker   workerCmd   `cmd:"" group:"use" help:"Register the services that do the work."`
-	Key      keyCmd      `cmd:"" group:"use" help:"Make and revoke API keys."`
+	Topology    topologyCmd    `cmd:"" group:"use" help:"Apply, publish and look at topologies."`
+	Send        sendCmd        `cmd:"" group:"use" help:"Send an event to a start node."`
+	Process     processCmd     `cmd:"" group:"use" help:"See what events set off."`
+	Trash       trashCmd       `cmd:"" group:"use" help:"Decide about messages that failed."`
+	Limits      limitsCmd      `cmd:"" group:"use" help:"See and say what applications allow."`
+	Application applicationCmd `cmd:"" group:"use" help:"Install, set up and authorize what connectors talk to."`
+	Worker      workerCmd      `cmd:"" group:"use" help:"Register the services that do the work."`
+	Key         keyCmd         `cmd:"" group:"use" help:"Make and revoke API keys."`
 
 	Check   checkCmd   `cmd:"" group:"prove" help:"Prove that no message is lost, on a live database."`
 	Bench   benchCmd   `cmd:"" group:"prove" help:"Measure the engine against what it stands on."`

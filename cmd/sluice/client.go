@@ -293,7 +293,7 @@ func explain(err error) string {
 
 // lists are the commands that show what there is, by where it is in the API.
 var lists = map[string]string{
-	"/v1/topologies": "topology", "/v1/processes": "process", "/v1/trash": "trash", "/v1/limits": "limits", "/v1/workers": "worker", "/v1/keys": "key",
+	"/v1/topologies": "topology", "/v1/processes": "process", "/v1/trash": "trash", "/v1/limits": "limits", "/v1/applications": "application", "/v1/workers": "worker", "/v1/keys": "key",
 }
 
 // advice is what to do about a refusal where the API, which knows no flags, cannot say it.

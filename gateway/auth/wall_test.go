@@ -27,6 +27,7 @@ var rowsOf = []string{
 	`insert into sluice.worker (tenant_id, name, url, secrets) values ($1, 'a', 'http://a', '{}')`,
 	`insert into sluice.application_install (tenant_id, id, user_name, application) values ($1, repeat('a', 24), 'u', 'a')`,
 	`insert into sluice.webhook (tenant_id, id, name, user_name, application, topology, node, token, token_digest) values ($1, repeat('a', 24), '', 'u', 'a', '', '', '', '')`,
+	`insert into sluice.authorization_open (tenant_id, digest, worker, application, user_name, state, return_to, key_id, started_by, expires_at) values ($1::bigint, sha256($1::bigint::text::bytea), 'a', 'a', 'u', '', '', 1, '', now())`,
 	`insert into sluice.process (tenant_id, id, version_id, node, total, open) values ($1, $2, 1, 'a', 1, 1)`,
 	`insert into sluice.message (tenant_id, process_id, id, edge_id, headers) values ($1, $2, 1, 1, '{}')`,
 	`insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, duration_us) values ($1, $2, 1, 1, 1, 1, 0, 'done', 1)`,

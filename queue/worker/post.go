@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -15,6 +16,8 @@ type Post struct {
 	Method string
 	// Path is below the worker's URL; see [CheckAction].
 	Path string
+	// Query goes behind the path.
+	Query url.Values
 	// Header has the headers of HTTP, under their canonical names.
 	Header http.Header
 	// Body is read once, or twice if an idle connection breaks; nil is none.
@@ -71,6 +74,11 @@ func (p *posting) outgoing(ctx context.Context, e *endpoint, _ time.Time) *http.
 	req := e.blank.WithContext(ctx)
 	if p.post.Method != "" {
 		req.Method = p.post.Method
+	}
+	if len(p.post.Query) > 0 {
+		to := *req.URL
+		to.RawQuery = p.post.Query.Encode()
+		req.URL = &to
 	}
 	req.Body = http.NoBody
 	if p.post.Body != nil && p.post.Size > 0 {

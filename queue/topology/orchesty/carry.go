@@ -327,7 +327,7 @@ func (c *carrier) event(e element, name string) {
 		if e.event != "" || e.application != "" {
 			what = fmt.Sprintf("its subscription to %q of application %q", e.event, e.application)
 		}
-		c.add(Lost, e.label(), what, "a subscription belongs to a user's installed application, not to the drawing", "install the application and subscribe it to this topology: sluice application webhooks --help")
+		c.add(Lost, e.label(), what, "a subscription belongs to a user's installed application, not to the drawing", "subscribe the installed application to this topology, in the worker's own way")
 	}
 }
 
