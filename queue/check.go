@@ -79,7 +79,8 @@ const findingsShown = 100
 // checker writes a report.
 type checker struct {
 	Report
-	since uuid.UUID // the smallest process id of which there is history: what went with its day is not missed
+	since    uuid.UUID  // the smallest process id of which there is history: what went with its day is not missed
+	firstDay *time.Time // of history; nil: nobody knows
 }
 
 func (c *checker) violation(rule, id, detail string, args ...any) {
@@ -121,6 +122,7 @@ func check(ctx context.Context, tx pgx.Tx) (Report, error) {
 		{"lanes", c.checkLanes},
 		{"counters of edges", c.checkEdges},
 		{"counts of limits", c.checkLimits},
+		{"roll-ups", c.checkRollups},
 		{"idempotency keys", c.checkKeys},
 		{"foreign jobs", c.countForeign},
 		{"cancelled jobs", c.checkCancelled},
@@ -157,6 +159,7 @@ func (c *checker) open(ctx context.Context, tx pgx.Tx) error {
 	if sees != "*" {
 		return errWalled
 	}
+	c.firstDay = firstDay
 	if firstDay != nil {
 		c.since = firstIDAt(*firstDay)
 	}

@@ -297,6 +297,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.loops.Go(func() { e.returnLoop(loopCtx) })
 	e.loops.Go(func() { e.beatLoop(loopCtx) })
 	e.loops.Go(func() { e.sentinelLoop(loopCtx) })
+	e.loops.Go(func() { e.rollUpLoop(loopCtx) })
 	if !e.config.PollOnly {
 		e.loops.Go(func() { e.listenLoop(loopCtx) })
 	}

@@ -26,19 +26,20 @@ var house = map[string][]string{
 	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
-	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi"},
+	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
 	"gateway/auth": {"queue/process"},
 	"gateway/ui":   {},
 
 	"trash": {"queue", "queue/topology", "queue/process", "queue/worker", "limiter"},
 
-	"queue": {"queue/topology", "queue/process", "queue/vault", "queue/worker", "limiter"},
+	"queue": {"queue/topology", "queue/process", "queue/vault", "queue/worker", "queue/rollup", "limiter"},
 
 	"queue/topology": {},
 	"queue/process":  {},
 	"queue/document": {"queue/vault"},
 	"queue/vault":    {},
 	"queue/worker":   {},
+	"queue/rollup":   {},
 	"limiter":        {},
 
 	"queue/worker/orchesty":   {"queue/worker"},
