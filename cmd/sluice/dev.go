@@ -22,6 +22,7 @@ type devCmd struct {
 	dataFlags
 	logFlags
 	DatabaseURL string        `from:"DATABASE_URL" secret:"" placeholder:"URL" help:"Postgres to use instead of a private one."`
+	SecretKeys  string        `from:"SLUICE_SECRET_KEYS" secret:"" placeholder:"KEY,..." help:"Keys that seal the secrets in the database. Default: for the private Postgres, one in the data directory."`
 	Listen      string        `from:"SLUICE_LISTEN" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where to answer HTTP; port 0 is any that is free."`
 	Mirror      string        `name:"postgres-mirror" from:"SLUICE_POSTGRES_MIRROR" placeholder:"URL" help:"Maven repository to fetch Postgres from where none is installed. Default: the public one."`
 	Grace       time.Duration `default:"10s" help:"How long calls under way may take to end after Ctrl-C. What is cut off then is called again."`
@@ -52,9 +53,9 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	if err := checkURL(c.DatabaseURL); err != nil {
 		return err
 	}
-	keys, err := devKeys(dir)
+	keys, err := parseKeys(c.SecretKeys)
 	if err != nil {
-		return fmt.Errorf("keep the key of secrets: %w", err)
+		return err
 	}
 	listener, err := listen(c.Listen)
 	if err != nil {
@@ -62,6 +63,11 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	}
 	defer listener.Close()
 	if c.DatabaseURL == "" {
+		if keys.IsZero() { // of a database that others use, one in this directory would be the wrong one
+			if keys, err = devKeys(dir); err != nil {
+				return fmt.Errorf("keep the key of secrets: %w", err)
+			}
+		}
 		server, err := startPostgres(ctx, dir, c.Mirror, log)
 		if err != nil {
 			return err
@@ -79,8 +85,10 @@ func (c devCmd) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
-	if _, err := sealAll(ctx, n.pool, keys); err != nil { // what an older dev has stored as it is
-		return errors.Join(err, n.abandon(ctx))
+	if !keys.IsZero() { // what an older dev has stored as it is
+		if _, err := sealAll(ctx, n.pool, keys); err != nil {
+			return errors.Join(err, n.abandon(ctx))
+		}
 	}
 	tenant, err := auth.FindTenant(ctx, n.pool, defaultTenant)
 	if err != nil {

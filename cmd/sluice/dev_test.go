@@ -161,7 +161,11 @@ func TestDevOnADatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, access := startDev(t, other, "--database-url", url)
+	keys, err := os.ReadFile(filepath.Join(data, keyFile)) // its secrets are sealed with them
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, access := startDev(t, other, "--database-url", url, "--secret-keys", string(keys))
 	if p := finished(at(t, access), paste(t, access).CorrelationID); p.State != "done" {
 		t.Errorf("%+v", p)
 	}
