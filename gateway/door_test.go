@@ -27,6 +27,7 @@ import (
 	"sluice/migrations/pgtest"
 	"sluice/openapi"
 	"sluice/queue"
+	"sluice/queue/vault"
 	"sluice/queue/worker"
 	"sluice/queue/worker/orchesty"
 	"sluice/trash"
@@ -81,7 +82,9 @@ func openOn(t testing.TB, url string, change ...func(*gateway.Config)) *door {
 	tenants, err := queue.OpenForTenants(t.Context(), url, 4)
 	ok(t, err)
 	t.Cleanup(tenants.Close)
-	d.engine, err = queue.New(t.Context(), pool, queue.Config{Logger: log, Caller: caller, Lease: 3 * time.Second, Sweep: 200 * time.Millisecond})
+	keys, err := vault.Parse(vault.NewKey())
+	ok(t, err)
+	d.engine, err = queue.New(t.Context(), pool, queue.Config{Logger: log, Caller: caller, Vault: keys, Lease: 3 * time.Second, Sweep: 200 * time.Millisecond})
 	ok(t, err)
 	ok(t, d.engine.Start(t.Context()))
 	t.Cleanup(func() {
@@ -91,7 +94,7 @@ func openOn(t testing.TB, url string, change ...func(*gateway.Config)) *door {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	config := gateway.Config{Engine: d.engine, TenantPool: tenants, Keys: auth.New(pool), Trash: trash.New(tenants, d.engine), Logger: log}
+	config := gateway.Config{Engine: d.engine, TenantPool: tenants, Keys: auth.New(pool), Trash: trash.New(tenants, d.engine), Vault: keys, Logger: log}
 	for _, c := range change {
 		c(&config)
 	}

@@ -29,6 +29,7 @@ import (
 	"sluice/queue"
 	"sluice/queue/document"
 	"sluice/queue/process"
+	"sluice/queue/report"
 	"sluice/queue/topology"
 	"sluice/queue/vault"
 	"sluice/trash"
@@ -45,6 +46,9 @@ type Config struct {
 	// Vault seals the secrets that are kept in the database. Without a key workers can be registered, but neither the
 	// settings nor the webhooks of applications be kept.
 	Vault vault.Ring
+
+	// Reports is where what workers report of themselves is kept. Default: nowhere.
+	Reports *report.Book
 
 	Logger  *slog.Logger // default: discard
 	Version string       // of the program, for people. Default "dev".
@@ -122,6 +126,7 @@ type gateway struct {
 	// What workers on Orchesty's SDK ask for.
 	documents *document.Store
 	nodes     nodeIndex
+	hooks     *hookCache
 	quiet     throttle // of what is logged while the database is in trouble
 
 	// The engine's, which is what they are but for the test that measures the door alone.
@@ -147,7 +152,7 @@ func assemble(c Config) *gateway {
 	mux := http.NewServeMux()
 	g := &gateway{
 		config: c, log: c.Logger, mux: mux, api: openapi.New(mux, contractVersion),
-		keeper: newKeeper(c.KeepHeaders), memory: newBudget(c.MaxInFlight), documents: document.New(c.Vault),
+		keeper: newKeeper(c.KeepHeaders), memory: newBudget(c.MaxInFlight), documents: document.New(c.Vault), hooks: newHookCache(),
 		accept: c.Engine.Accept, acceptMany: c.Engine.AcceptMany,
 	}
 	g.api.OpenAPI().Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
@@ -165,6 +170,8 @@ func assemble(c Config) *gateway {
 	g.addKeys()
 	g.addHouse()
 	g.addDocuments()
+	g.addOrchestyStarts()
+	g.addReports()
 	return g
 }
 

@@ -44,11 +44,39 @@ create index webhook_user_idx on sluice.webhook (tenant_id, application, user_na
 -- Who calls a webhook names no tenant.
 create index webhook_token_idx on sluice.webhook (token_digest) where deleted_at is null;
 
+-- What workers report of what they do: calls of applications, and lines for people. Written by package queue/report, which
+-- removes them after some days.
+create table sluice.reported_call (
+    tenant_id   bigint      not null,
+    at          timestamptz not null default now(),
+    process_id  uuid,                          -- null: of none
+    node_id     text        not null,          -- as workers know it
+    user_name   text        not null,
+    application text        not null,
+    url         text        not null,
+    status      int         not null,          -- 0: none
+    duration_ms int         not null
+);
+create index reported_call_process_idx on sluice.reported_call (tenant_id, process_id) where process_id is not null;
+create index reported_call_at_idx on sluice.reported_call (at);
+
+create table sluice.reported_line (
+    tenant_id  bigint      not null,
+    at         timestamptz not null default now(),
+    process_id uuid,
+    node_id    text        not null,
+    level      text        not null,
+    message    text        not null,
+    trace      text        not null
+);
+create index reported_line_process_idx on sluice.reported_line (tenant_id, process_id) where process_id is not null;
+create index reported_line_at_idx on sluice.reported_line (at);
+
 do $$
 declare
     name text;
 begin
-    foreach name in array array['application_install', 'webhook'] loop
+    foreach name in array array['application_install', 'webhook', 'reported_call', 'reported_line'] loop
         execute format('alter table sluice.%I enable row level security', name);
         execute format('alter table sluice.%I force row level security', name);
         execute format($policy$

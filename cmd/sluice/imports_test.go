@@ -23,10 +23,10 @@ const module = "sluice/"
 // house is the table of imports: what each package may import of ours. Imports go down only, and packages of one floor
 // do not know each other. A package that is not here yet gets a line here, or its code finds its home in one that is.
 var house = map[string][]string{
-	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
+	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
-	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
+	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
 	"gateway/auth": {"queue/process"},
 	"gateway/ui":   {},
 
@@ -37,6 +37,7 @@ var house = map[string][]string{
 	"queue/topology": {},
 	"queue/process":  {},
 	"queue/document": {"queue/vault"},
+	"queue/report":   {},
 	"queue/vault":    {},
 	"queue/worker":   {},
 	"queue/rollup":   {},

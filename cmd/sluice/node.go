@@ -17,6 +17,7 @@ import (
 	"sluice/gateway/auth"
 	"sluice/migrations"
 	"sluice/queue"
+	"sluice/queue/report"
 	"sluice/queue/vault"
 	"sluice/queue/worker"
 	"sluice/queue/worker/orchesty"
@@ -47,8 +48,9 @@ type node struct {
 	closeCallers func()
 	engine       *queue.Engine
 	trash        *trash.Trash
-	bulks        sync.WaitGroup
-	cut          context.CancelFunc // of bulks
+	reports      *report.Book // of workers; nil without a gateway
+	background   sync.WaitGroup
+	cut          context.CancelFunc // what goes on in the background
 	server       *http.Server
 	visitors     *visitors
 	failed       chan error // of the server
@@ -108,6 +110,9 @@ func (n *node) prepare(ctx context.Context) error {
 		return usagef("the database is behind a pooler that loses settings: say --pooled, or give a URL that leads to Postgres itself")
 	}
 	n.trash = trash.New(n.tenants, n.engine)
+	if n.config.gateway {
+		n.reports = report.New(n.pool, n.config.log)
+	}
 	return err
 }
 
@@ -126,13 +131,16 @@ func (n *node) close() {
 
 // start runs the node. From here on it must be stopped.
 func (n *node) start(ctx context.Context) error {
+	background, cut := context.WithCancel(context.WithoutCancel(ctx))
+	n.cut = cut
 	if n.config.runner {
 		if err := n.engine.Start(ctx); err != nil {
 			return errors.Join(err, n.engine.Stop(ctx))
 		}
-		bulks, cut := context.WithCancel(context.WithoutCancel(ctx))
-		n.cut = cut
-		n.bulks.Go(func() { n.trash.Run(bulks, n.pool, n.config.log) })
+		n.background.Go(func() { n.trash.Run(background, n.pool, n.config.log) })
+	}
+	if n.reports != nil {
+		n.background.Go(func() { n.reports.Run(background) })
 	}
 	n.server = gateway.Server(n.config.listener.Addr().String(), n.door(), n.config.log)
 	n.visitors = &visitors{Listener: n.config.listener}
@@ -165,10 +173,8 @@ func (n *node) stop(ctx context.Context) error {
 	} else {
 		n.visitors.wait(ctx)
 	}
-	if n.cut != nil { // what is under way is rolled back, and done by the next who looks
-		n.cut()
-		n.bulks.Wait()
-	}
+	n.cut() // bulks that are under way are rolled back, and done by the next who looks
+	n.background.Wait()
 	err = errors.Join(err, n.engine.Stop(ctx))
 	n.close()
 	return err
@@ -201,6 +207,7 @@ func (n *node) door() http.Handler {
 			MaxBody:     n.config.maxBody,
 			KeepHeaders: n.config.keepHeaders,
 			Vault:       n.config.vault,
+			Reports:     n.reports,
 			Ready:       n.ready,
 		})
 	}

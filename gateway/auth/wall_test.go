@@ -26,6 +26,8 @@ var rowsOf = []string{
 	`insert into sluice.edge (tenant_id, version_id, from_node, to_node) select $1::bigint, id, 'a', 'b' from sluice.topology_version where tenant_id = $1`,
 	`insert into sluice.worker (tenant_id, name, url, secrets) values ($1, 'a', 'http://a', '{}')`,
 	`insert into sluice.application_install (tenant_id, id, user_name, application) values ($1, repeat('a', 24), 'u', 'a')`,
+	`insert into sluice.reported_call (tenant_id, node_id, user_name, application, url, status, duration_ms) values ($1, '', '', '', '', 200, 1)`,
+	`insert into sluice.reported_line (tenant_id, node_id, level, message, trace) values ($1, '', '', '', '')`,
 	`insert into sluice.webhook (tenant_id, id, name, user_name, application, topology, node, token, token_digest) values ($1, repeat('a', 24), '', 'u', 'a', '', '', '', '')`,
 	`insert into sluice.authorization_open (tenant_id, digest, worker, application, user_name, state, return_to, key_id, started_by, expires_at) values ($1::bigint, sha256($1::bigint::text::bytea), 'a', 'a', 'u', '', '', 1, '', now())`,
 	`insert into sluice.process (tenant_id, id, version_id, node, total, open) values ($1, $2, 1, 'a', 1, 1)`,
