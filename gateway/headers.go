@@ -34,7 +34,7 @@ func DefaultHeaders() []string {
 // never are the headers that are never kept, because they are secrets, say who stands at the door, or belong to the one
 // connection: a worker that was given them might believe them. A name may end in *.
 var never = []string{
-	"authorization", "proxy-*", "cookie", "set-cookie", "x-api-key", "host", "forwarded", "x-forwarded-*", "x-real-ip", "via",
+	"authorization", "proxy-*", "cookie", "set-cookie", "x-api-key", "orchesty-api-key", "host", "forwarded", "x-forwarded-*", "x-real-ip", "via",
 	"sluice-*", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
 }
 

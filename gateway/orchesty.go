@@ -75,7 +75,7 @@ func writeAnswer(w http.ResponseWriter, status int, value any) {
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that left is no one to tell
+	_, _ = w.Write(body) //nolint:gosec // JSON, said to be that, which nobody is to guess about; a client that left is no one to tell
 }
 
 // stored is what a worker is told of what it sent.

@@ -42,8 +42,9 @@ func (g *gateway) addOrchestyStarts() {
 	for _, path := range []string{startPath + "/token/{token}/run", "/webhook" + startPath + "/token/{token}"} {
 		g.mux.HandleFunc("POST "+path, g.callHook)
 	}
+	ready := shared(g.config.Ready)
 	g.mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		writeAnswer(w, http.StatusOK, map[string]bool{"database": g.config.Ready(r.Context()) == nil, "metrics": true})
+		writeAnswer(w, http.StatusOK, map[string]bool{"database": ready(r.Context()) == nil, "metrics": true})
 	})
 }
 

@@ -105,6 +105,8 @@ func TestOrchestyStarts(t *testing.T) {
 		}
 	}
 
+	d.replay(key, "starts")
+
 	// What is disabled, or was replaced, is not there.
 	d.enable("flow", strings.Replace(flow, "kind: connector", "kind: custom", 1))
 	newer := "/topologies/" + orchesty.TopologyID("flow", 2) + "/nodes/" + orchesty.NodeID("flow", 2, "in") + "/run"
