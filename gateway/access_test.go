@@ -60,6 +60,12 @@ func (w world) examples() []example {
 	return []example{
 		{op: "get-health"},
 		{op: "get-readiness"},
+		{op: "get-overview", foreign: 200}, // its own
+		{op: "get-metrics", foreign: 200},  // its own
+		{op: "watch-changes", query: "seconds=0", foreign: 200},
+		{op: "get-topology-heatmap"},
+		{op: "get-application-heatmap"},
+		{op: "get-topology-live"},
 		{op: "list-topologies"},
 		{op: "get-topology"},
 		{op: "list-versions"},
@@ -72,6 +78,7 @@ func (w world) examples() []example {
 		{op: "list-processes"},
 		{op: "get-process"},
 		{op: "list-messages"},
+		{op: "get-timeline"},
 		{op: "get-message"},
 		{op: "get-message-body"},
 		{op: "list-trash"},

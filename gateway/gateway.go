@@ -80,6 +80,9 @@ type Config struct {
 
 	// Ready tells whether this node can do its work. Default: the database answers.
 	Ready func(context.Context) error
+
+	// Closing is closed when this node is about to stop: who only listens is let go. Default: never.
+	Closing <-chan struct{}
 }
 
 const (
@@ -158,6 +161,10 @@ func assemble(c Config) *gateway {
 	g.api.OpenAPI().Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	g.api.UseMiddleware(g.enter)
 	g.addEvents()
+	g.addOverview()
+	g.addLive()
+	g.addChanges()
+	g.addMetrics()
 	g.addTopologies()
 	g.addEdges()
 	g.addProcesses()

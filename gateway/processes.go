@@ -180,6 +180,10 @@ func (g *gateway) addProcesses() {
 		Summary: "List the messages of a process", Description: "In the order of their birth, each with where it is now.",
 	}, g.listMessages)
 	register(g, huma.Operation{
+		OperationID: "get-timeline", Method: http.MethodGet, Path: processPath + "/timeline", Tags: tags, Security: look,
+		Summary: "Tell what became of the messages of a process, and when", Description: "In the order of their birth. What a node was given is the body of its message, and what it made are the messages that have it for a parent.",
+	}, g.getTimeline)
+	register(g, huma.Operation{
 		OperationID: "terminate-process", Method: http.MethodPost, Path: processPath + "/terminate", Tags: tags, Security: look,
 		Summary: "End a process", Description: "What it has on edges and in the trash is settled as terminated. A call that is under way is not cut off, but what it returns goes nowhere.",
 		Errors: []int{http.StatusConflict},
@@ -202,11 +206,18 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	Topology string `query:"topology" maxLength:"63" doc:"Only of this topology; also one that was deleted"`
 	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
 	State    string `query:"state" enum:"running,failed,parked,terminated,rejected,done" doc:"Only in this state"`
+
+	ID    string    `query:"correlation_id" pattern:"^$|^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"a correlation id in lower case" doc:"Only this one"`
+	From  time.Time `query:"from" doc:"Only what started then or later"`
+	Until time.Time `query:"until" doc:"Only what started before then"`
 }) (*answer[openapi.List[processView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()
 	}
-	f := process.Filter{Topology: in.Topology, Version: in.Version, State: process.State(in.State), Limit: in.Limit}
+	f := process.Filter{Topology: in.Topology, Version: in.Version, State: process.State(in.State), From: in.From, Until: in.Until, Limit: in.Limit}
+	if in.ID != "" {
+		f.ID = correlationID(in.ID).uuid()
+	}
 	if err := in.Cursor(&f.After); err != nil {
 		return nil, err
 	}

@@ -68,6 +68,7 @@ func tags() []*huma.Tag {
 	return []*huma.Tag{
 		{Name: "events", Description: "What producers send"},
 		{Name: "topologies", Description: "Graphs of nodes, in numbered versions that never change"},
+		{Name: "overview", Description: "What happened, counted by time, and what is wrong"},
 		{Name: "processes", Description: "Everything that one event set off"},
 		{Name: "trash", Description: "Messages whose node gave up; they wait for a person"},
 		{Name: "limits", Description: "What applications allow, and the messages that wait for it"},

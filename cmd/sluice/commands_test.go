@@ -214,6 +214,8 @@ func TestTrashCommands(t *testing.T) {
 	w.run("trash", "list").exits(exitOK).says(id, "store", "nothing bad")
 	w.run("trash", "list", "--worker", "shop", "--since", "1h", "--text", "NOTHING bad", "--newest", "--class", "rejected").exits(exitOK).says(id)
 	w.run("trash", "list", "--text", "nothing good").exits(exitOK).says("Nothing in the trash is like that")
+	w.run("stats").exits(exitOK).says("Came in", "1 in the trash", "TOPOLOGY", "shop", "APPLICATION", "crm", "IN-TRASH", "nothing bad")
+	w.run("stats", "--range", "1h", "--output", "json").exits(exitOK).says(`"overview"`, `"incidents"`, `"counted_until"`)
 	groups := w.run("trash", "groups", "--topology", "shop").exits(exitOK).says("100.0%", "rejected", "1 message of 1 cause").ok()
 	w.run("trash", "list", "--cause", regexp.MustCompile(`[0-9a-f]{16}`).FindString(groups)).exits(exitOK).says(id)
 	w.run("trash", "groups", "--application", "none").exits(exitOK).says("Nothing in the trash is like that")

@@ -56,6 +56,7 @@ type node struct {
 	failed       chan error // of the server
 
 	draining atomic.Bool
+	closing  chan struct{} // closed when it is
 }
 
 // keyConns is how many connections look up keys: one at a time does, and one replaces it when it is broken.
@@ -63,7 +64,7 @@ const keyConns = 2
 
 // openNode connects to the database, which must have the schema of this program. Nothing runs yet.
 func openNode(ctx context.Context, c nodeConfig) (*node, error) {
-	n := &node{config: c, failed: make(chan error, 1)}
+	n := &node{config: c, failed: make(chan error, 1), closing: make(chan struct{})}
 	var err error
 	open, openForTenants := queue.Open, queue.OpenForTenants
 	if c.engine.Pooled {
@@ -166,6 +167,7 @@ func (n *node) wait(ctx context.Context) error {
 // gives back what it holds. When ctx ends first, the rest is cut off; nothing is lost by that.
 func (n *node) stop(ctx context.Context) error {
 	n.draining.Store(true)
+	close(n.closing)
 	err := n.server.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		n.config.log.WarnContext(ctx, "Requests cut off")
@@ -209,6 +211,7 @@ func (n *node) door() http.Handler {
 			Vault:       n.config.vault,
 			Reports:     n.reports,
 			Ready:       n.ready,
+			Closing:     n.closing,
 		})
 	}
 	mux := http.NewServeMux()

@@ -1,8 +1,11 @@
 package process
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -13,12 +16,15 @@ type Filter struct {
 	Topology string // also one that was deleted: its processes keep its name
 	Version  int    // of Topology
 	State    State
+	ID       uuid.UUID // only this one
+	From     time.Time // when it started: then or later, and before Until; to the millisecond
+	Until    time.Time
 	After    uuid.UUID // Next of the page before
 	Limit    int       // how many at most; less than 1 counts as 1
 }
 
 func (f Filter) passes(p Process) bool {
-	return (f.Topology == "" || p.Topology == f.Topology) &&
+	return (f.ID == uuid.Nil || p.ID == f.ID) && (f.Topology == "" || p.Topology == f.Topology) &&
 		(f.Version == 0 || p.Version == f.Version) &&
 		(f.State == "" || p.State() == f.State)
 }
@@ -36,13 +42,22 @@ const lookAtMost = 5000
 // the state asked for, a page holds fewer than the limit, or none, and still has a next.
 func List(ctx context.Context, db DB, tenant int64, f Filter) (Page, error) {
 	f.Limit = max(f.Limit, 1)
+	if f.ID != uuid.Nil {
+		return f.only(ctx, db, tenant)
+	}
 	s, err := f.source(ctx, db, tenant)
 	if err != nil {
 		return Page{}, err
 	}
-	page, after := Page{}, f.After
+	page, after, first := Page{}, f.After, uuid.Nil
 	if after == uuid.Nil {
 		after = uuid.Max
+	}
+	if !f.From.IsZero() {
+		first = firstAt(f.From)
+	}
+	if last := firstAt(f.Until); !f.Until.IsZero() && isBefore(last, after) {
+		after = last
 	}
 	for looked, n := 0, f.Limit+1; looked < lookAtMost; n = min(4*n, lookAtMost-looked) {
 		candidates, err := s.after(ctx, db, after, n)
@@ -51,6 +66,9 @@ func List(ctx context.Context, db DB, tenant int64, f Filter) (Page, error) {
 		}
 		for _, p := range candidates {
 			after = p.ID
+			if isBefore(p.ID, first) {
+				return page, nil
+			}
 			if !f.passes(p) {
 				continue
 			}
@@ -68,6 +86,31 @@ func List(ctx context.Context, db DB, tenant int64, f Filter) (Page, error) {
 	page.Next = after
 	return page, nil
 }
+
+// only is the list of the one process that is asked for, if the rest of the filter lets it pass.
+func (f Filter) only(ctx context.Context, db DB, tenant int64) (Page, error) {
+	p, err := Find(ctx, db, tenant, f.ID)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Page{}, nil
+	case err != nil:
+		return Page{}, err
+	case !f.passes(p), !f.From.IsZero() && isBefore(p.ID, firstAt(f.From)), !f.Until.IsZero() && !isBefore(p.ID, firstAt(f.Until)), f.After != uuid.Nil:
+		return Page{}, nil
+	}
+	return Page{Processes: []Process{p}}, nil
+}
+
+// firstAt is smaller than every id that was made at a time or later: ids begin with their milliseconds.
+func firstAt(at time.Time) (id uuid.UUID) {
+	ms := uint64(max(at.UnixMilli(), 0))
+	for i := range 6 {
+		id[i] = byte(ms >> (8 * (5 - i)))
+	}
+	return id
+}
+
+func isBefore(a, b uuid.UUID) bool { return bytes.Compare(a[:], b[:]) < 0 }
 
 // source is where candidates for a list are looked for, newest first: all that the list must show are among them.
 type source struct {

@@ -19,6 +19,7 @@ type Mismatch struct {
 	Is      string
 }
 
+// String names what was counted wrong.
 func (m Mismatch) String() string {
 	return fmt.Sprintf("%s %s, %d minutes from %s", m.Scope, m.Subject, m.Step, m.At.UTC().Format(time.RFC3339))
 }

@@ -14,7 +14,7 @@ import (
 // Quantiles are right to within a bucket, and those of sums are those of all that was summed up.
 func TestQuantile(t *testing.T) {
 	t.Parallel()
-	if _, any := (Histogram)(nil).Quantile(0.5); any {
+	if _, some := (Histogram)(nil).Quantile(0.5); some {
 		t.Error("nothing has a quantile")
 	}
 	bucketOf := func(us int32) int {
@@ -50,7 +50,7 @@ func TestQuantile(t *testing.T) {
 	for us, want := range map[int32]time.Duration{0: 100 * time.Microsecond, 50: 100 * time.Microsecond, math.MaxInt32: 28 * time.Minute} {
 		h := Histogram(nil).grown(bucketOf(us))
 		h[bucketOf(us)] = 1
-		if d, any := h.Quantile(1); !any || d > want {
+		if d, some := h.Quantile(1); !some || d > want {
 			t.Errorf("of %d us: %v", us, d)
 		}
 	}

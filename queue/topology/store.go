@@ -109,6 +109,16 @@ func Numbered(ctx context.Context, db DB, tenant int64, name string, number int)
 		where t.tenant_id = $1 and t.name = $2 and t.deleted_at is null and v.number = $3`, tenant, name, number)
 }
 
+// Newest returns the version of the named topology that was published last.
+func Newest(ctx context.Context, db DB, tenant int64, name string) (Version, error) {
+	if err := exists(ctx, db, tenant, name); err != nil {
+		return Version{}, err
+	}
+	return one(ctx, db, ErrNotFound, `select`+versionColumns+`
+		where t.tenant_id = $1 and t.name = $2 and t.deleted_at is null and v.number is not null
+		order by v.number desc limit 1`, tenant, name)
+}
+
 // Draft returns the draft of the named topology.
 func Draft(ctx context.Context, db DB, tenant int64, name string) (Version, error) {
 	if err := exists(ctx, db, tenant, name); err != nil {
