@@ -79,7 +79,16 @@ type userApplicationView struct {
 	Forms      []formView               `json:"forms" doc:"Its settings, in sections"`
 	Webhooks   []applicationWebhookView `json:"webhooks" doc:"Events that it can tell of"`
 	Buttons    json.RawMessage          `json:"buttons,omitempty" doc:"The worker's own words for what people can do with it"`
+	Limit      *declaredLimitView       `json:"limit,omitempty" doc:"What it allows, by its worker's word; absent: its worker was never asked"`
 	Warning    string                   `json:"warning,omitempty" doc:"What its worker said of a callback that failed; the change stands"`
+}
+
+type declaredLimitView struct {
+	User      *RateView  `json:"user,omitempty" doc:"Of this user; absent: any number of calls"`
+	Total     *RateView  `json:"total,omitempty" doc:"Of all users together"`
+	AskedAt   *time.Time `json:"asked_at,omitempty" doc:"When its worker said so; absent: never, and calls wait until it does"`
+	Error     string     `json:"error,omitempty" doc:"Why its worker could not be asked since"`
+	Overruled bool       `json:"overruled" doc:"An operator has set a limit, which holds instead"`
 }
 
 type formView struct {
@@ -287,7 +296,18 @@ func (g *gateway) getApplication(ctx context.Context, in *ApplicationPath) (*ans
 func (g *gateway) getUserApplication(ctx context.Context, in *UserApplicationPath) (*answer[userApplicationView], error) {
 	of, _ := in.of(ctx, in.User)
 	a, from, err := g.config.Engine.Application(ctx, of)
-	return &answer[userApplicationView]{viewOfUserApplication(a, from, in.User)}, err
+	if err != nil {
+		return nil, err
+	}
+	view := viewOfUserApplication(a, from, in.User)
+	err = g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
+		d, err := queue.FindDeclared(ctx, tx, by.TenantID, in.Application, in.User)
+		if d != nil {
+			view.Limit = &declaredLimitView{User: viewOfRate(d.User), Total: viewOfRate(d.Total), AskedAt: utc(d.AskedAt), Error: d.Error, Overruled: d.Overruled}
+		}
+		return err
+	})
+	return &answer[userApplicationView]{view}, err
 }
 
 // changeApplication is the handler of a change that takes nothing but whose application it is about.

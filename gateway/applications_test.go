@@ -22,6 +22,7 @@ type applicationStub struct {
 	install  map[string]bool
 	enabled  map[string]bool
 	settings map[string]any
+	limits   string     // that it declares, in JSON
 	token    url.Values // that the third party gave
 	broken   string     // a part of paths that fail
 }
@@ -39,7 +40,7 @@ const stubForms = `{"authorization_form":{"key":"authorization_form","publicName
 
 func newApplicationStub(t testing.TB) *applicationStub {
 	t.Helper()
-	s := &applicationStub{install: map[string]bool{}, enabled: map[string]bool{}}
+	s := &applicationStub{limits: `[]`, install: map[string]bool{}, enabled: map[string]bool{}}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
@@ -72,6 +73,8 @@ func (s *applicationStub) answer(r *http.Request, path string, body []byte) stri
 		return `[]`
 	case path == "/applications":
 		return fmt.Sprintf(`{"items":[{`+about+`},{`+about+`}]}`, "crm", "cloud")
+	case path == "/applications/limits":
+		return s.limits
 	case path == "/applications/users/acme":
 		if s.install["crm/users/acme"] {
 			return fmt.Sprintf(`{"items":[{"id":"1","user":"acme","key":"crm","enabled":%v,"authorized":true,"created":"Invalid DateTime","expires":"2026-11-22T16:13:58.728Z"}]}`, s.enabled["crm/users/acme"])
@@ -358,4 +361,88 @@ func TestAuthorization(t *testing.T) {
 	if kept != 0 {
 		t.Errorf("%d are kept", kept)
 	}
+}
+
+// What an application declares is held by the limiter, user and group; the last word holds while the worker is silent, what
+// was never said lets calls wait, and an operator's limit stands above it all.
+func TestDeclaredLimits(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	s := d.addApplications("legacy")
+	says := func(limits string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.limits = limits
+	}
+	const mine = "/v1/applications/crm/users/acme"
+	_, err := d.pool.Exec(t.Context(), `insert into sluice.application_install (tenant_id, id, user_name, application, enabled) values ($1, repeat('a', 24), 'acme', 'crm', true)`, ours)
+	ok(t, err)
+	type rate struct {
+		Amount float64
+		Per    float64 `json:"per_seconds"`
+	}
+	held := func() (shown struct {
+		Total    *rate
+		PausedBy string `json:"paused_by"`
+	}) {
+		t.Helper()
+		d.do(200, "GET", "/v1/limits/crm", nil, &shown)
+		return shown
+	}
+	heldUser := func() string {
+		t.Helper()
+		_, body := d.send(d.admin, "GET", "/v1/limits/crm/users/acme", nil)
+		return string(body)
+	}
+
+	var shown struct {
+		Warning string
+		Limit   *struct {
+			User, Total *rate
+			Error       string
+			Overruled   bool
+		}
+	}
+	says(`nonsense`)
+	d.do(200, "POST", mine+"/enable", nil, &shown)
+	if !strings.Contains(shown.Warning, "could not be asked") || held().PausedBy == "" {
+		t.Errorf("never said: %+v, held %+v", shown, held())
+	}
+
+	says(`["acme|crm;60;10;|crm;60;100","other|crm;1;1"]`)
+	d.do(200, "POST", mine+"/enable", nil, nil)
+	for _, want := range []string{"said", "silent"} {
+		if l := held(); l.PausedBy != "" || l.Total == nil || *l.Total != (rate{100, 60}) {
+			t.Errorf("%s: %+v", want, l)
+		}
+		if got := heldUser(); !strings.Contains(got, `"amount":10,"per_seconds":60`) {
+			t.Errorf("%s: the user's is %s", want, got)
+		}
+		says(`{}`)
+		d.do(200, "POST", mine+"/enable", nil, nil)
+	}
+	d.do(200, "GET", mine, nil, &shown)
+	if shown.Limit == nil || *shown.Limit.User != (rate{10, 60}) || shown.Limit.Error == "" || shown.Limit.Overruled {
+		t.Errorf("shown %+v", shown.Limit)
+	}
+
+	d.do(200, "PUT", "/v1/limits/crm", map[string]any{"total": map[string]any{"amount": 5, "per_seconds": 1}}, nil)
+	says(`["|crm;60;7"]`)
+	d.do(200, "POST", mine+"/enable", nil, nil)
+	if l := held(); l.Total == nil || *l.Total != (rate{5, 1}) {
+		t.Errorf("an operator's: %+v", l)
+	}
+	d.do(200, "GET", mine, nil, &shown)
+	if !shown.Limit.Overruled {
+		t.Errorf("shown %+v", shown.Limit)
+	}
+	d.do(204, "DELETE", "/v1/limits/crm", nil, nil)
+	d.do(200, "POST", mine+"/enable", nil, nil)
+	if l := held(); l.Total == nil || *l.Total != (rate{7, 60}) {
+		t.Errorf("when the operator's is gone: %+v", l)
+	}
+	_, err = d.pool.Exec(t.Context(), `update sluice.application_install set enabled = false where tenant_id = $1`, ours)
+	ok(t, err)
+	d.do(200, "POST", mine+"/disable", nil, nil)
+	d.refused(404, "not-found", "GET", "/v1/limits/crm", "")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -259,10 +260,20 @@ func (e *Engine) change(ctx context.Context, a ApplicationOf, action, by string,
 	if err := e.note(ctx, a, by, action); err != nil {
 		return done, err
 	}
+	said, err := e.refreshLimits(ctx, a)
+	if err != nil {
+		return done, err
+	}
+	done.Warning = joined(done.Warning, said)
 	if action != "uninstall-application" {
 		done.Application, err = e.shown(ctx, target, a)
 	}
 	return done, err
+}
+
+// joined is what was said, one after the other.
+func joined(warnings ...string) string {
+	return strings.Join(slices.DeleteFunc(warnings, func(w string) bool { return w == "" }), "; ")
 }
 
 // note writes down who did what with an application.
@@ -363,10 +374,7 @@ func (e *Engine) UninstallApplication(ctx context.Context, a ApplicationOf, by s
 		if _, err := e.ask(ctx, target, worker.ApplicationCall{Method: http.MethodDelete, Path: []string{a.Key, "uninstall"}, User: a.User}); err != nil {
 			return "", err
 		}
-		if said := e.callBack(ctx, target, a, "afterUninstallCallback"); said != "" {
-			warning = strings.TrimPrefix(warning+"; "+said, "; ")
-		}
-		return warning, nil
+		return joined(warning, e.callBack(ctx, target, a, "afterUninstallCallback")), nil
 	})
 }
 

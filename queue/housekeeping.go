@@ -122,6 +122,7 @@ func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 	river.AddWorker(workers, &housework{engine: e})
 	river.AddWorker(workers, &lanesWork{engine: e})
 	river.AddWorker(workers, &sortWork{engine: e})
+	river.AddWorker(workers, &declaredWork{engine: e})
 	river.AddWorker(workers, messageWorker{})
 	river.AddWorker(workers, laneWorker{})
 	client, err := river.NewClient(riverpgxv5.New(e.conns), &river.Config{
@@ -129,7 +130,7 @@ func startHousekeeping(ctx context.Context, e *Engine) (*housekeeping, error) {
 		FetchPollInterval:           30 * time.Second,
 		PollOnly:                    e.config.PollOnly,
 		Logger:                      slog.New(quiet{e.log.Handler()}),
-		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{}), every(time.Minute, sortArgs{})},
+		PeriodicJobs:                []*river.PeriodicJob{every(time.Hour, houseworkArgs{}), every(time.Minute, lanesArgs{}), every(time.Minute, sortArgs{}), every(declaredSweep, declaredArgs{})},
 		Queues:                      map[string]river.QueueConfig{housekeepingQueue: {MaxWorkers: 1}},
 		Schema:                      "river",
 		Workers:                     workers,

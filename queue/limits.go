@@ -55,7 +55,7 @@ func SetLimit(ctx context.Context, tx pgx.Tx, tenant int64, l Limit, by string) 
 		on conflict (tenant_id, application) do update
 		set amount = excluded.amount, per = excluded.per, burst = excluded.burst, total_amount = excluded.total_amount,
 		    total_per = excluded.total_per, total_burst = excluded.total_burst, parallel = excluded.parallel, weights = excluded.weights,
-		    removed_at = null
+		    removed_at = null, declared = false
 		returning id`, tenant, l.Application, user.Amount, user.Per, user.Burst, total.Amount, total.Per, total.Burst, l.Parallel, l.Weights).Scan(&id); err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func SetOverride(ctx context.Context, tx pgx.Tx, tenant int64, application strin
 		select $1, id, $3, nullif($4::double precision, 0), nullif($5::interval, interval '0'), nullif($6::double precision, 0), $7
 		from sluice.limiter_limit where tenant_id = $1 and application = $2 and removed_at is null
 		on conflict (tenant_id, limit_id, user_name) do update
-		set amount = excluded.amount, per = excluded.per, burst = excluded.burst, weight = excluded.weight`,
+		set amount = excluded.amount, per = excluded.per, burst = excluded.burst, weight = excluded.weight, declared = false`,
 		tenant, application, o.User, l.Amount, l.Per, l.Burst, o.Weight); err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ var rowsOf = []string{
 	`insert into sluice.reported_call (tenant_id, node_id, user_name, application, url, status, duration_ms) values ($1, '', '', '', '', 200, 1)`,
 	`insert into sluice.reported_line (tenant_id, node_id, level, message, trace) values ($1, '', '', '', '')`,
 	`insert into sluice.webhook (tenant_id, id, name, user_name, application, topology, node, token, token_digest) values ($1, repeat('a', 24), '', 'u', 'a', '', '', '', '')`,
+	`insert into sluice.declared_limit (tenant_id, application, user_name, worker, tried_at) values ($1, 'a', 'u', 'a', now())`,
 	`insert into sluice.authorization_open (tenant_id, digest, worker, application, user_name, state, return_to, key_id, started_by, expires_at) values ($1::bigint, sha256($1::bigint::text::bytea), 'a', 'a', 'u', '', '', 1, '', now())`,
 	`insert into sluice.process (tenant_id, id, version_id, node, total, open) values ($1, $2, 1, 'a', 1, 1)`,
 	`insert into sluice.message (tenant_id, process_id, id, edge_id, headers) values ($1, $2, 1, 1, '{}')`,
