@@ -336,7 +336,7 @@ type releasing struct {
 type gateLook struct {
 	gateRow
 	plan    limiter.Gate
-	full    bool // there may be more keys that have tokens
+	full    bool          // there may be more keys that have tokens
 	lead    time.Duration // until what is released can begin
 	why     limiter.Blocked
 	next    time.Time
