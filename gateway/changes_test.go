@@ -18,7 +18,7 @@ func TestChanges(t *testing.T) {
 		r, err := http.NewRequestWithContext(ctx, "GET", d.url+"/v1/changes", http.NoBody)
 		ok(t, err)
 		r.Header.Set("Authorization", "Bearer "+key)
-		resp, err := http.DefaultTransport.RoundTrip(r)
+		resp, err := http.DefaultTransport.RoundTrip(r) //nolint:bodyclose // who hears closes it
 		ok(t, err)
 		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
 			t.Fatalf("%d %v", resp.StatusCode, resp.Header)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -136,8 +137,7 @@ func viewOfLive(v topology.Version, enabled int, depths []queue.EdgeDepth, latel
 	}
 	type ends struct{ from, to string }
 	held := map[ends]queue.EdgeDepth{}
-	for i := len(depths) - 1; i >= 0; i-- { // they are in the order of versions
-		d := depths[i]
+	for _, d := range slices.Backward(depths) { // they are in the order of versions
 		if n := len(view.Versions); n == 0 || view.Versions[n-1].Version != d.Version {
 			view.Versions = append(view.Versions, liveVersionView{Version: d.Version, Retired: d.Retired, Enabled: d.Version == enabled})
 		}

@@ -168,13 +168,13 @@ func (q HeatmapQuery) window(m rollup.Mark) (rollup.Window, error) {
 	}
 	for i, s := range steps {
 		from := q.From.Truncate(s.step)
-		n := (q.To.Sub(from) + s.step - 1) / s.step
+		n := int((q.To.Sub(from) + s.step - 1) / s.step)
 		switch {
 		case q.Step == s.name && n > mostSlots:
 			return rollup.Window{}, openapi.ValidationFailed.Because("there would be more than %d slots: ask for a longer step or a shorter time", mostSlots).
 				With(openapi.Detail{Detail: "is too short", Location: "query.step"})
 		case q.Step == s.name, q.Step == "" && (n <= mostSlots/2 || i == len(steps)-1):
-			return rollup.Window{From: from, To: from.Add(min(n, mostSlots) * s.step), Step: s.step}, nil
+			return rollup.Window{From: from, To: from.Add(time.Duration(min(n, mostSlots)) * s.step), Step: s.step}, nil
 		}
 	}
 	return rollup.Window{}, nil // the schema lets no other step through

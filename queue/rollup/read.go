@@ -2,6 +2,7 @@ package rollup
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,8 +53,8 @@ func (w Window) Slots() int { return int(w.To.Sub(w.From) / w.Step) }
 // been folded into longer ones yet.
 func (w Window) ranges(m Mark) (steps []int32, sinces, untils []time.Time) {
 	at := w.From
-	for i := len(Kept) - 1; i >= 0; i-- {
-		step := Kept[i].Step
+	for i, k := range slices.Backward(Kept) {
+		step := k.Step
 		if w.Step%(time.Duration(step)*time.Minute) != 0 {
 			continue
 		}
