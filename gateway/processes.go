@@ -208,8 +208,8 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	State    string `query:"state" enum:"running,failed,parked,terminated,rejected,done" doc:"Only in this state"`
 
 	ID    string    `query:"correlation_id" pattern:"^$|^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"a correlation id in lower case" doc:"Only this one"`
-	From  time.Time `query:"from" doc:"Only what started then or later"`
-	Until time.Time `query:"until" doc:"Only what started before then"`
+	From  time.Time `query:"from" doc:"Only what came in then or later, by the time that its correlation id begins with; that is some milliseconds before started_at"`
+	Until time.Time `query:"until" doc:"Only what came in before then"`
 }) (*answer[openapi.List[processView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()

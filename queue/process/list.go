@@ -17,7 +17,7 @@ type Filter struct {
 	Version  int    // of Topology
 	State    State
 	ID       uuid.UUID // only this one
-	From     time.Time // when it started: then or later, and before Until; to the millisecond
+	From     time.Time // when it came in, as its id says: then or later, and before Until; to the millisecond
 	Until    time.Time
 	After    uuid.UUID // Next of the page before
 	Limit    int       // how many at most; less than 1 counts as 1
