@@ -27,10 +27,12 @@ const (
 	declaredSweep   = 30 * time.Second // between looks at what is due
 	declaredLife    = 5 * time.Minute  // after which a worker is asked again
 	declaredPatch   = 200              // users asked in one sweep at most
+	declaredTime    = 20 * time.Second // after which a sweep asks nobody any more: other housekeeping waits for it
+	declaredWait    = 10 * time.Second // for one answer
 	declaredBy      = "declared limits"
 	limitsUnknown   = "sluice: the worker does not say what it allows"
 	maxDeclared     = 1000 // limits in one answer
-	declaredTimeout = 5 * time.Minute
+	declaredTimeout = time.Minute
 )
 
 type declaredArgs struct{}
@@ -79,7 +81,11 @@ func (e *Engine) RefreshDeclaredLimits(ctx context.Context) error {
 		return err
 	}
 	down := map[workerKey]error{}
+	began := time.Now()
 	for _, d := range due {
+		if time.Since(began) > declaredTime {
+			return nil // those who waited longest were asked first
+		}
 		key := workerKey{d.TenantID, d.Worker}
 		why := e.askLimits(ctx, d, down[key])
 		if failure, is := errors.AsType[*worker.Failure](why); is && failure.Class == worker.Unavailable {
@@ -175,6 +181,8 @@ func (e *Engine) declaredOf(ctx context.Context, d dueLimits) (map[string]declar
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, declaredWait)
+	defer cancel()
 	path := []string{"limits"}
 	if target.Dialect == worker.DialectB {
 		path = []string{"sdk", target.Name, "limits"}
