@@ -54,6 +54,11 @@ func (s *applicationStub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet || strings.Contains(path, "authorize") {
 		s.calls = append(s.calls, strings.TrimSpace(r.Method+" "+path+" "+string(body)))
 	}
+	if strings.HasSuffix(path, "/authorize") && r.URL.Query().Get("redirect_url") == "" {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"status":"Error","message":"Error occurred: Missing \"redirect_url\" query parameter.undefined"}`))
+		return
+	}
 	if s.broken != "" && strings.Contains(path, s.broken) {
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = w.Write([]byte(`{"status":"Error","message":"Error occurred: it is broken.Error: it is broken\n    at secret.js:1"}`))

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -34,6 +35,9 @@ var (
 // authorizationLife is how long whoever is to give consent has for it.
 const authorizationLife = 10 * time.Minute
 
+// noPage is what a worker is told where the browser is to end on none: the SDK wants one.
+const noPage = "about:blank"
+
 // Authorization is one that somebody is about to give.
 type Authorization struct {
 	URL       string // where the browser must go
@@ -58,7 +62,7 @@ func (e *Engine) StartAuthorization(ctx context.Context, a AuthorizationStart, b
 		return Authorization{}, err
 	}
 	doc, err := e.ask(ctx, target, worker.ApplicationCall{
-		Method: http.MethodGet, Path: []string{a.Key, "authorize"}, User: a.User, Query: url.Values{"redirect_url": {a.ReturnTo}},
+		Method: http.MethodGet, Path: []string{a.Key, "authorize"}, User: a.User, Query: url.Values{"redirect_url": {cmp.Or(a.ReturnTo, noPage)}},
 	})
 	if err != nil {
 		return Authorization{}, err

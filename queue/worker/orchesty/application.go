@@ -58,7 +58,7 @@ func (c *Client) Ask(ctx context.Context, target worker.Target, call worker.Appl
 		return nil, err
 	case answer.Status >= http.StatusBadRequest:
 		f := rejected("%s", orWords(firstLine(answer.Body), fmt.Sprintf("worker %s answered %d and gave no reason", target.Name, answer.Status)))
-		f.Reason, f.Status = strings.TrimPrefix(f.Reason, "Error occurred: "), answer.Status
+		f.Reason, f.Status = strings.TrimSuffix(strings.TrimPrefix(f.Reason, "Error occurred: "), "undefined"), answer.Status // the SDK's ends
 		return nil, f
 	case len(answer.Body) > maxApplication:
 		return nil, notListed(target, path, fmt.Errorf("%d bytes, more than %d", len(answer.Body), maxApplication))
