@@ -44,6 +44,10 @@ const (
 // dirPrefix is how the directories of our servers are called, among the temporary files.
 const dirPrefix = "sluice-test-"
 
+// leftByToxiproxy passes over a goroutine of that library: one that still has bytes to hand on when the toxics of its line
+// change, as it does in tests that cut it, waits for ever.
+var leftByToxiproxy = goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")
+
 // Main runs the tests of a package. When they have passed it fails the package for each goroutine that is left over.
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -54,9 +58,9 @@ func Main(m *testing.M) {
 		code = max(code, 1)
 	}
 	if code == 0 {
-		// There are no exceptions to list. Connections that the standard client keeps for later are nobody's leak.
+		// Connections that the standard client keeps for later are nobody's leak.
 		http.DefaultClient.CloseIdleConnections()
-		if err := goleak.Find(); err != nil {
+		if err := goleak.Find(leftByToxiproxy); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
 			code = 1
 		}
