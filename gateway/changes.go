@@ -150,6 +150,9 @@ func (g *gateway) addChanges() {
 		Seconds int `query:"seconds" minimum:"0" maximum:"240" default:"240" doc:"How long to listen at most"`
 	}) (*huma.StreamResponse, error) {
 		by, _ := auth.FromContext(ctx)
+		if _, err := f.look(ctx, by.TenantID); err != nil {
+			return nil, err // it is known now, and could not be said later
+		}
 		l := f.join(by.TenantID)
 		if l == nil {
 			return nil, openapi.TooManyRequests.Because("%d listen already", mostListeners).Retry(changesBeat)

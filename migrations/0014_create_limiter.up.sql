@@ -97,7 +97,8 @@ create table sluice.limiter_line (
     primary key (tenant_id, limit_id, user_name, edge_id)
 ) with (fillfactor = 50);
 
-create index limiter_line_edge_idx on sluice.limiter_line (tenant_id, limit_id, edge_id);
+-- Only for those who say so: what looks for the lines of a user must not be planned by it.
+create index limiter_line_edge_idx on sluice.limiter_line (tenant_id, limit_id, edge_id) where topology_id >= 0;
 
 create sequence sluice.limiter_seq;
 
