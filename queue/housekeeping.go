@@ -26,9 +26,8 @@ type housework struct {
 	engine *Engine
 }
 
-// Work does what must be done now and then: partitions for the days to come, keys that are over, users of limits
-// who are idle, messages whose jobs were
-// deleted, and a sign of life for the queues of edges, which River would forget after a day.
+// Work does what must be done now and then: partitions for the days to come, keys that are over, users of limits who are
+// idle, messages whose jobs were deleted, and a sign of life for the queues of edges, which River would forget after a day.
 func (h *housework) Work(ctx context.Context, _ *river.Job[houseworkArgs]) error {
 	if err := ensurePartitions(ctx, h.engine.pool); err != nil {
 		return err
