@@ -106,11 +106,12 @@ func (l *Leader) Round(ctx context.Context) (wait time.Duration, err error) {
 }
 
 // begin runs f in a transaction that sees all tenants and what others have committed before each of its statements. It
-// is ended long before the counting could hold anyone up.
+// is ended long before the counting could hold anyone up, and takes one core: the others are for what moves.
 func (l *Leader) begin(ctx context.Context, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, l.pool, pgx.TxOptions{BeginQuery: `
 		begin isolation level read committed; set local sluice.tenant_id = '*'; set local statement_timeout = '60s';
-		set local enable_seqscan = off; set local jit = off; set local work_mem = '32MB'`}, f)
+		set local enable_seqscan = off; set local jit = off; set local work_mem = '32MB';
+		set local max_parallel_workers_per_gather = 0`}, f)
 }
 
 var errNotOurTurn = errors.New("someone else is counting")
@@ -242,10 +243,13 @@ func (l *Leader) readRecords(ctx context.Context, tx pgx.Tx, from, until time.Ti
 		came, all int64
 	)
 	rows, _ := tx.Query(ctx, `
-		select tenant_id, edge_id, (extract(epoch from date_bin($4, at, timestamptz 'epoch')) * 1e6)::bigint, outcome::text, width_bucket(duration_us, $3::int[]),
-		       count(*), sum(duration_us)::bigint
-		from sluice.attempt where at >= $1 and at < $2
-		group by 1, 2, 3, outcome, 5`, from, until, bounds, l.minute)
+		select tenant_id, edge_id, (extract(epoch from minute) * 1e6)::bigint, outcome::text, bucket, n, us
+		from (
+			select tenant_id, edge_id, date_bin($4, at, timestamptz 'epoch') as minute, outcome, width_bucket(duration_us, $3::int[]) as bucket,
+			       count(*) as n, sum(duration_us)::bigint as us
+			from sluice.attempt where at >= $1 and at < $2
+			group by 1, 2, 3, 4, 5
+		) counted`, from, until, bounds, l.minute)
 	if _, err := pgx.ForEachRow(rows, []any{&e.tenant, &e.edge, &e.at, &outcome, &bucket, &n, &us}, func() error {
 		at(e).record(outcome, bucket, n, us)
 		return nil
@@ -253,10 +257,13 @@ func (l *Leader) readRecords(ctx context.Context, tx pgx.Tx, from, until time.Ti
 		return nil, fmt.Errorf("count attempts: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `
-		select tenant_id, edge_id, (extract(epoch from date_bin($3, created_at, timestamptz 'epoch')) * 1e6)::bigint,
-		       count(*) filter (where parent_id is null and payload_id is null), count(*)
-		from sluice.message where created_at >= $1 and created_at < $2
-		group by 1, 2, 3`, from, until, l.minute)
+		select tenant_id, edge_id, (extract(epoch from minute) * 1e6)::bigint, events, arrived
+		from (
+			select tenant_id, edge_id, date_bin($3, created_at, timestamptz 'epoch') as minute,
+			       count(*) filter (where parent_id is null and payload_id is null) as events, count(*) as arrived
+			from sluice.message where created_at >= $1 and created_at < $2
+			group by 1, 2, 3
+		) counted`, from, until, l.minute)
 	if _, err := pgx.ForEachRow(rows, []any{&e.tenant, &e.edge, &e.at, &came, &all}, func() error {
 		c := at(e)
 		c.Events += came
