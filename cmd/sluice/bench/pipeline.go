@@ -13,7 +13,7 @@ import (
 
 const (
 	pipelineHops     = 5
-	pipelineInFlight = 256
+	pipelineInFlight = 1000 // as many as a runner has by itself
 )
 
 // measurePipeline moves events through five connectors that call a worker over HTTP. The baseline is the same client
