@@ -27,8 +27,10 @@ var house = map[string][]string{
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
 	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
-	"gateway/auth": {"queue/process"},
+	"gateway/auth": {"gateway/auth/password", "queue/process"},
 	"gateway/ui":   {},
+
+	"gateway/auth/password": {},
 
 	"trash": {"queue", "queue/topology", "queue/process", "queue/worker", "limiter"},
 
@@ -74,6 +76,7 @@ var guests = map[string][]string{
 	"github.com/jackc/pgx/v5":                            {"*", "tests"},
 	"github.com/google/uuid":                             {"*", "tests"},
 	"github.com/evanphx/json-patch/v5":                   {"trash"},
+	"golang.org/x/crypto":                                {"gateway/auth/password"},
 	"golang.org/x/sync":                                  {"*"},
 	"golang.org/x/sys":                                   {"*"},
 	"golang.org/x/term":                                  {"cmd/sluice"},

@@ -1,8 +1,11 @@
-// Package auth knows who may enter: tenants, and the API keys by which programs act for them.
+// Package auth knows who may enter: tenants, the API keys by which programs act for them, and the operators who sign in.
 //
 // A key reads sluice_<public id>_<secret>. The public id finds its row; of the secret, 32 random bytes, only the
 // SHA-256 is kept, which is enough for a secret that nobody can guess. A key that is unknown, wrong or revoked is
 // refused in one and the same way, after the same work. A revoked key is refused by every node within a second.
+//
+// An operator enters by a link that works once, or by a password, and acts in a session. Links and sessions are as random
+// as keys and kept by their digests; passwords are hashed slowly. Who is disabled is out at once.
 //
 // Keys belong to one tenant and have scopes: admin may do everything, operate may do what ingest may and run what is
 // there, worker may do what ingest may and what workers on an SDK ask of their engine, ingest may post events. What an
@@ -93,19 +96,27 @@ func (s Scopes) Strings() []string {
 	return names
 }
 
-// Principal is who a request comes from.
+// Principal is who a request comes from: a program with its key, or an operator in a session.
 type Principal struct {
 	TenantID int64
 	KeyID    int64
 	KeyName  string
 	Scopes   Scopes
+
+	OperatorID   int64 // 0: a program
+	OperatorName string
 }
 
 // Can tells whether the principal may do what asks for this scope.
 func (p Principal) Can(want Scope) bool { return p.Scopes.Can(want) }
 
 // Actor is how the principal is written down beside what it did. Names of keys need not differ, so it has the id too.
-func (p Principal) Actor() string { return fmt.Sprintf("%s (key %d)", p.KeyName, p.KeyID) }
+func (p Principal) Actor() string {
+	if p.OperatorID != 0 {
+		return p.OperatorName
+	}
+	return fmt.Sprintf("%s (key %d)", p.KeyName, p.KeyID)
+}
 
 type contextKey struct{}
 
