@@ -19,7 +19,7 @@ func (g *gateway) authorizeApplication(ctx context.Context, in *struct {
 	Body *authorizeView `required:"false"`
 }) (*answer[authorizationView], error) {
 	of, by := in.of(ctx, in.User)
-	start := queue.AuthorizationStart{ApplicationOf: of, KeyID: by.KeyID}
+	start := queue.AuthorizationStart{ApplicationOf: of, KeyID: by.KeyID, OperatorID: by.OperatorID}
 	if in.Body != nil {
 		start.ReturnTo = in.Body.ReturnTo
 	}

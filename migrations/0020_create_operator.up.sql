@@ -30,6 +30,7 @@ create table sluice.session (
     tenant_id   bigint      not null references sluice.tenant,
     digest      bytea       not null check (octet_length(digest) = 32), -- SHA-256 of the cookie
     operator_id bigint      not null,
+    by_link     boolean     not null default false, -- who came by a link may set a password without the one before
     created_at  timestamptz not null default now(),
     expires_at  timestamptz not null,
     primary key (tenant_id, digest),
@@ -52,3 +53,6 @@ begin
                                             then current_setting('sluice.tenant_id', true)::bigint end))$policy$, name);
     end loop;
 end $$;
+
+-- An authorization is begun by a program or by an operator, who must still be good when it ends.
+alter table sluice.authorization_open alter column key_id drop not null, add column operator_id bigint;

@@ -22,7 +22,7 @@ import (
 // Errors of authorizations.
 var (
 	// ErrNoAuthorization says that nobody is expected back with such a state: it never was ours, was used, is over, was
-	// replaced by a newer one, or began with a key that is revoked. They look the same from outside.
+	// replaced by a newer one, or began with a key that is revoked or by an operator who is disabled. They look the same from outside.
 	ErrNoAuthorization = errors.New("this authorization is unknown, used or over: begin it again")
 	// ErrNotAuthorizable says that an application cannot be authorized in a browser.
 	ErrNotAuthorizable = errors.New("application cannot be authorized")
@@ -48,7 +48,9 @@ type Authorization struct {
 type AuthorizationStart struct {
 	ApplicationOf
 	ReturnTo string // page that the browser ends on; empty: none
-	KeyID    int64  // of the API key that begins it: it must still be good at the end
+
+	// The API key or the operator that begins it, the other being 0: it must still be good at the end.
+	KeyID, OperatorID int64
 }
 
 // StartAuthorization begins to authorize a user's application. The worker makes the third party's URL; its state, which
@@ -83,13 +85,13 @@ func (e *Engine) StartAuthorization(ctx context.Context, a AuthorizationStart, b
 		with over as (
 			delete from sluice.authorization_open where tenant_id = $1 and expires_at < now() and (worker, application, user_name) <> ($3, $4, $5)
 		)
-		insert into sluice.authorization_open (tenant_id, digest, worker, application, user_name, state, return_to, key_id, started_by, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10::interval)
+		insert into sluice.authorization_open (tenant_id, digest, worker, application, user_name, state, return_to, key_id, operator_id, started_by, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7, nullif($8::bigint, 0), nullif($9::bigint, 0), $10, now() + $11::interval)
 		on conflict (tenant_id, worker, application, user_name) do update
 		set digest = excluded.digest, state = excluded.state, return_to = excluded.return_to, key_id = excluded.key_id,
-		    started_by = excluded.started_by, expires_at = excluded.expires_at
+		    operator_id = excluded.operator_id, started_by = excluded.started_by, expires_at = excluded.expires_at
 		returning expires_at`,
-		a.Tenant, digest[:], a.Worker, a.Key, a.User, theirs, a.ReturnTo, a.KeyID, by, authorizationLife).Scan(&open.ExpiresAt)
+		a.Tenant, digest[:], a.Worker, a.Key, a.User, theirs, a.ReturnTo, a.KeyID, a.OperatorID, by, authorizationLife).Scan(&open.ExpiresAt)
 	if err != nil {
 		return Authorization{}, err
 	}
@@ -134,8 +136,10 @@ func (e *Engine) FinishAuthorization(ctx context.Context, query url.Values) (ret
 	err := e.pool.QueryRow(ctx, `
 		with used as (delete from sluice.authorization_open where digest = $1 returning *)
 		select u.tenant_id, u.worker, u.application, u.user_name, u.state, u.return_to, u.started_by
-		from used u join sluice.api_key k on k.tenant_id = u.tenant_id and k.id = u.key_id and k.revoked_at is null
-		where u.expires_at > now()`, digest[:]).Scan(&a.Tenant, &a.Worker, &a.Key, &a.User, &state, &returnTo, &by)
+		from used u
+		left join sluice.api_key k on k.tenant_id = u.tenant_id and k.id = u.key_id and k.revoked_at is null
+		left join sluice.operator o on o.tenant_id = u.tenant_id and o.id = u.operator_id and o.disabled_at is null
+		where u.expires_at > now() and (k.id is not null or o.id is not null)`, digest[:]).Scan(&a.Tenant, &a.Worker, &a.Key, &a.User, &state, &returnTo, &by)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", ErrNoAuthorization
 	}

@@ -126,65 +126,109 @@ func DisableOperator(ctx context.Context, tx pgx.Tx, tenantID, id int64, by stri
 }
 
 // MakeLink returns what lets an operator in once, within [LinkTime]. It ends the operator's link before.
-func MakeLink(ctx context.Context, db DB, tenantID, operatorID int64) (string, error) {
+func MakeLink(ctx context.Context, db DB, tenantID, operatorID int64, by string) (string, error) {
 	link := random(secretBytes)
-	tag, err := db.Exec(ctx, `
-		insert into sluice.operator_link (tenant_id, operator_id, digest, expires_at)
-		select tenant_id, id, $3, now() + $4 from sluice.operator
-		where tenant_id = $1 and id = $2 and disabled_at is null
-		on conflict (tenant_id, operator_id) do update set digest = excluded.digest, expires_at = excluded.expires_at`,
-		tenantID, operatorID, digestOf(link), LinkTime)
+	var found bool
+	err := db.QueryRow(ctx, `
+		with operator as (
+			select tenant_id, id, name from sluice.operator where tenant_id = $1 and id = $2 and disabled_at is null
+		), link as (
+			insert into sluice.operator_link (tenant_id, operator_id, digest, expires_at)
+			select tenant_id, id, $3, now() + $4 from operator
+			on conflict (tenant_id, operator_id) do update set digest = excluded.digest, expires_at = excluded.expires_at
+		), note as (
+			insert into sluice.audit (tenant_id, actor, action, subject, detail)
+			select tenant_id, $5, 'make-link', name, jsonb_build_object('operator_id', id) from operator
+		)
+		select exists (select from operator)`,
+		tenantID, operatorID, digestOf(link), LinkTime, by).Scan(&found)
 	if err != nil {
 		return "", fmt.Errorf("make link: %w", err)
 	}
-	if tag.RowsAffected() == 0 {
+	if !found {
 		return "", fmt.Errorf("make link: operator %d: %w", operatorID, ErrNotFound)
 	}
 	return link, nil
 }
 
-// EnterByLink uses a link up and returns a new session's secret, through a session of the database that acts for all
-// tenants. Of two who use it at once one enters.
-func EnterByLink(ctx context.Context, db DB, link string) (string, error) {
-	secret := random(secretBytes)
-	tag, err := db.Exec(ctx, `
-		with link as (
-			delete from sluice.operator_link where digest = $1 returning tenant_id, operator_id, expires_at
+// EnableOperator lets an operator who was disabled in again, with the scopes and the password from before. To enable one
+// who is not disabled changes nothing.
+func EnableOperator(ctx context.Context, db DB, tenantID, id int64, by string) error {
+	var found bool
+	err := db.QueryRow(ctx, `
+		with operator as (
+			update sluice.operator set disabled_at = null
+			where tenant_id = $1 and id = $2 and disabled_at is not null
+			returning id, name
+		), note as (
+			insert into sluice.audit (tenant_id, actor, action, subject, detail)
+			select $1, $3, 'enable-operator', name, jsonb_build_object('operator_id', id) from operator
 		)
-		insert into sluice.session (tenant_id, digest, operator_id, expires_at)
-		select tenant_id, $2, operator_id, now() + $3 from link where expires_at > now()`,
-		digestOf(link), digestOf(secret), SessionTime)
+		select exists (select from sluice.operator where tenant_id = $1 and id = $2)`, tenantID, id, by).Scan(&found)
 	if err != nil {
-		return "", fmt.Errorf("enter by link: %w", err)
+		return fmt.Errorf("enable operator: %w", err)
 	}
-	if tag.RowsAffected() == 0 {
-		return "", ErrNotSignedIn
+	if !found {
+		return fmt.Errorf("enable operator: operator %d: %w", id, ErrNotFound)
 	}
-	return secret, nil
+	return nil
 }
 
-// SetPassword gives an operator a password, and ends every session but the one that sets it.
-func SetPassword(ctx context.Context, db DB, by Principal, session, text string) error {
+// FindOperator returns the operator of a name, or ErrNotFound.
+func FindOperator(ctx context.Context, db DB, tenantID int64, name string) (Operator, error) {
+	rows, err := db.Query(ctx, `
+		select id, name, scopes, password is not null as has_password, created_at, created_by, disabled_at
+		from sluice.operator where tenant_id = $1 and name = $2`, tenantID, name)
+	if err != nil {
+		return Operator{}, fmt.Errorf("find operator: %w", err)
+	}
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Operator])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Operator{}, fmt.Errorf("find operator %q: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return Operator{}, fmt.Errorf("find operator: %w", err)
+	}
+	return found, nil
+}
+
+// SetPassword gives an operator a password, and ends every session but the one that sets it. Who came by a password needs
+// it again: a screen that was left open must not be enough to take an operator over. Another one is ErrWrongPassword.
+func SetPassword(ctx context.Context, db DB, by Principal, session, current, text string) error {
 	hash, err := password.Hash(text)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	var kept string
+	var byLink bool
+	err = db.QueryRow(ctx, `
+		select coalesce(o.password, ''), s.by_link
+		from sluice.session s join sluice.operator o on o.tenant_id = s.tenant_id and o.id = s.operator_id
+		where s.tenant_id = $1 and s.operator_id = $2 and s.digest = $3`, by.TenantID, by.OperatorID, digestOf(session)).Scan(&kept, &byLink)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return ErrNotSignedIn
+	case err != nil:
+		return fmt.Errorf("set password: %w", err)
+	case kept != "" && !byLink && !password.Matches(kept, current):
+		return ErrWrongPassword
+	}
 	tag, err := db.Exec(ctx, `
 		with operator as (
 			update sluice.operator set password = $3
-			where tenant_id = $1 and id = $2 and disabled_at is null
+			where tenant_id = $1 and id = $2 and disabled_at is null and coalesce(password, '') = $6
 			returning id, name
 		), session as (
-			delete from sluice.session where tenant_id = $1 and operator_id = $2 and digest <> $4
+			delete from sluice.session where tenant_id = $1 and operator_id = $2 and digest <> $4 and exists (select from operator)
 		)
 		insert into sluice.audit (tenant_id, actor, action, subject, detail)
 		select $1, $5, 'set-password', name, jsonb_build_object('operator_id', id) from operator`,
-		by.TenantID, by.OperatorID, hash, digestOf(session), by.Actor())
+		by.TenantID, by.OperatorID, hash, digestOf(session), by.Actor(), kept)
 	if err != nil {
 		return fmt.Errorf("set password: %w", err)
 	}
-	if tag.RowsAffected() == 0 {
-		return fmt.Errorf("set password: operator %d: %w", by.OperatorID, ErrNotFound)
+	if tag.RowsAffected() == 0 { // disabled, or given another password, meanwhile
+		return ErrNotSignedIn
 	}
 	return nil
 }
