@@ -1,7 +1,7 @@
 // Package gateway is the door: what producers post their events to, and the API by which people and programs run
 // topologies, look at processes and decide about the trash.
 //
-// Whoever comes in has a key, acts for its tenant, and does what its scopes allow. A 2xx for an event is sent after the
+// Whoever comes in has a key, or is an operator who signed in, acts for their tenant, and does what their scopes allow. A 2xx for an event is sent after the
 // commit that made it durable, with the bytes of its body as they came. All else is one call of the package that owns
 // the matter, in a transaction that sees one tenant's rows. Whatever goes wrong is a problem document of the contract
 // openapi/gateway.yaml, which is made from this code.
@@ -35,12 +35,13 @@ import (
 	"sluice/trash"
 )
 
-// Config is what the door leads to, and how wide it is. The first four fields are needed; the zero value of the others
+// Config is what the door leads to, and how wide it is. The first five fields are needed; the zero value of the others
 // works.
 type Config struct {
 	Engine     *queue.Engine
 	TenantPool *pgxpool.Pool // its sessions see nothing until a transaction says for whom it acts: [queue.OpenForTenants]
 	Keys       *auth.Keys
+	Sessions   *auth.Sessions
 	Trash      *trash.Trash
 
 	// Vault seals the secrets that are kept in the database. Without a key workers can be registered, but neither the
@@ -175,6 +176,7 @@ func assemble(c Config) *gateway {
 	g.addWorkers()
 	g.addApplications()
 	g.addKeys()
+	g.addSessions()
 	g.addHouse()
 	g.addDocuments()
 	g.addOrchestyStarts()

@@ -32,7 +32,10 @@ func (g *gateway) handleOrchesty(pattern, scope string, tell teller, h orchestyH
 		if key := r.Header.Get(orchestyKey); key != "" {
 			authorization = "Bearer " + key
 		}
-		by, err := g.admit(ctx, authorization, []string{scope})
+		by, err := g.config.Keys.Authenticate(ctx, authorization) // workers are no browsers
+		if err == nil {
+			err = allow(by, []string{scope})
+		}
 		if err != nil {
 			writeOrchestyError(w, r, err, tellText)
 			return

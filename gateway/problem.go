@@ -31,10 +31,14 @@ var problems = []struct {
 	kind   openapi.Kind
 	detail string
 }{
-	{auth.ErrNoKey, openapi.Unauthenticated, "the request has no header Authorization: Bearer sluice_…"},
+	{auth.ErrNoKey, openapi.Unauthenticated, "the request has no header Authorization: Bearer sluice_…, and nobody is signed in"},
 	{auth.ErrBadKey, openapi.Unauthenticated, "the API key is not valid, or not any more"},
 	{auth.ErrInvalid, openapi.ValidationFailed, ""},
-	{auth.ErrNotFound, openapi.NotFound, "there is no such API key"},
+	{auth.ErrNotFound, openapi.NotFound, "there is no such API key, or no such operator"},
+	{auth.ErrNotSignedIn, openapi.Unauthenticated, "the session is over, or the name, password or link is not valid, or not any more: sign in again"},
+	{auth.ErrWrongPassword, openapi.Forbidden, ""},
+	{auth.ErrLastAdmin, openapi.Conflict, ""},
+	{auth.ErrExists, openapi.AlreadyExists, ""},
 
 	{topology.ErrNotFound, openapi.NotFound, "there is no such topology, or no such version of it"},
 	{topology.ErrNoDraft, openapi.Conflict, "the topology has no draft: apply a file first"},
@@ -91,9 +95,15 @@ func (g *gateway) translate(err error) *openapi.Problem {
 	var full *queue.FullError
 	var failure *worker.Failure
 	var settings *queue.SettingsError
+	var cross *crossError
+	var many *auth.TooManyError
 	switch {
 	case errors.As(err, &scope):
 		return openapi.Forbidden.Because("%s", scope)
+	case errors.As(err, &cross):
+		return openapi.Forbidden.Because("%s", cross)
+	case errors.As(err, &many):
+		return openapi.TooManyRequests.Because("%s", many).Retry(max(many.RetryAfter, time.Second))
 	case errors.As(err, &invalid):
 		return invalidTopology(invalid)
 	case errors.As(err, &holds):

@@ -24,8 +24,11 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// securityScheme is the name of the one way in: an API key as a bearer token.
-const securityScheme = "apiKey"
+// The ways in: an API key as a bearer token, or the session of an operator who signed in.
+const (
+	securityScheme = "apiKey"
+	sessionScheme  = "session"
+)
 
 // These are huma's own settings, of which there is one a process, so they are made once, before any API is.
 func init() {
@@ -52,6 +55,12 @@ func New(mux *http.ServeMux, version string) huma.API {
 			Scheme:      "bearer",
 			Description: "An API key, `sluice_…`. It belongs to one tenant and has scopes: `ingest` posts events, `operate` also runs what is there, `admin` may do everything.",
 		},
+		sessionScheme: {
+			Type:        "apiKey",
+			In:          "cookie",
+			Name:        "__Host-sluice",
+			Description: "The session of an operator who signed in with a browser. Over plain HTTP, on one's own machine, the cookie is named `sluice`. It acts only for pages of this server.",
+		},
 	}
 	c.Tags = tags()
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
@@ -75,6 +84,7 @@ func tags() []*huma.Tag {
 		{Name: "applications", Description: "What connectors talk to: settings and authorization, for each user"},
 		{Name: "workers", Description: "The services that do the work of nodes"},
 		{Name: "keys", Description: "Who may call this API"},
+		{Name: "operators", Description: "People who sign in at the screens, and their sessions"},
 		{Name: "tenants", Description: "Organisations; nothing crosses from one to another"},
 		{Name: "health", Description: "Whether this server can do its work"},
 	}
@@ -138,9 +148,10 @@ type nowhere struct{ huma.Adapter }
 
 func (nowhere) Handle(*huma.Operation, func(huma.Context)) {}
 
-// Scope is the security of an operation that needs a key with these scopes. Without scopes any key will do.
+// Scope is the security of an operation that needs a key, or the session of an operator, with these scopes. Without scopes
+// any will do.
 func Scope(scopes ...string) []map[string][]string {
-	return []map[string][]string{{securityScheme: append([]string{}, scopes...)}}
+	return []map[string][]string{{securityScheme: append([]string{}, scopes...)}, {sessionScheme: {}}}
 }
 
 // Public is the security of an operation that needs no key.
