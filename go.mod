@@ -2,6 +2,9 @@ module sluice
 
 go 1.26.0
 
+// Packages of npm bring Go files of their own.
+ignore ./gateway/ui/node_modules
+
 require (
 	github.com/Shopify/toxiproxy/v2 v2.12.0
 	github.com/alecthomas/kong v1.17.0

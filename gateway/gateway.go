@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/ui"
 	"sluice/openapi"
 	"sluice/queue"
 	"sluice/queue/document"
@@ -256,7 +257,24 @@ func (g *gateway) addHouse() {
 		"name": "sluice", "version": g.config.Version, "openapi": "/openapi.json", "worker_openapi": "/openapi/worker.yaml",
 		"topology_schema": "/schemas/topology.json", "health": "/healthz", "readiness": "/readyz",
 	})
-	g.serveText("GET /{$}", "application/json", append(index, '\n'))
+	g.addUI(append(index, '\n'))
+}
+
+// addUI adds the admin UI, and what stands where a path ends: for a person it is the way to the UI, for a program the
+// index of what there is.
+func (g *gateway) addUI(index []byte) {
+	g.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		if ui.WantsPage(r) {
+			http.Redirect(w, r, ui.Path, http.StatusSeeOther)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(index) // a client that left is no one to tell
+	})
+	g.mux.Handle("GET "+ui.Path, ui.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		openapi.WriteProblem(w, r, openapi.NotFound.Because("there is nothing at this path"))
+	})))
 }
 
 // serveText serves a document that is the same for everyone.

@@ -1,0 +1,89 @@
+import { useMemo, useState, type ReactNode } from 'react';
+import { hidden, pictureOf } from './say';
+
+// What others wrote is shown as text, never as HTML. Characters that cannot be seen, or that would turn the line around,
+// are drawn; a line that is too long to lay out is cut with a word about it; of many lines only those in sight exist.
+
+const lineHeight = 20;
+const manyLines = 400;
+const longLine = 4000;
+
+const token = /("(?:[^"\\]|\\.)*")(\s*:)?|(?<![\w.-])(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.])|\b(true|false|null)\b/g;
+
+function drawn(text: string): ReactNode {
+  const parts: ReactNode[] = [];
+  let at = 0;
+  for (const m of text.matchAll(hidden)) {
+    if (m[0] === '\t') continue;
+    parts.push(text.slice(at, m.index), <span className="ctl" key={m.index}>{m[0] === '\r' ? '␍' : pictureOf(m[0])}</span>);
+    at = m.index + m[0].length;
+  }
+  return at ? [...parts, text.slice(at)] : text;
+}
+
+// painted is a line of JSON with its strings, numbers and words told apart. Digits in strings stay what they are.
+function painted(line: string): ReactNode {
+  const parts: ReactNode[] = [];
+  let at = 0;
+  for (const m of line.matchAll(token)) {
+    if (m[2]) continue; // a name
+    parts.push(drawn(line.slice(at, m.index)));
+    parts.push(
+      <span key={m.index} className={m[1] ? 'j-s' : m[3] ? 'j-n' : 'j-b'}>
+        {drawn(m[0])}
+      </span>,
+    );
+    at = m.index + m[0].length;
+  }
+  return [...parts, drawn(line.slice(at))];
+}
+
+export type Line = { text: string; no?: number; sign?: '+' | '−'; kind?: 'add' | 'del' | 'gap' };
+
+function LineOf({ line, json, gutter }: { line: Line; json: boolean; gutter: boolean }) {
+  const cut = line.text.length > longLine;
+  const text = cut ? line.text.slice(0, longLine) : line.text;
+  return (
+    <div className={line.kind ? `ln ${line.kind}` : 'ln'}>
+      {gutter && <span className="no">{line.no ?? ''}</span>}
+      {gutter && <span className="sign-c">{line.sign ?? ''}</span>}
+      <bdi>
+        {json ? painted(text) : drawn(text)}
+        {cut && <span className="ctl">{(line.text.length - longLine).toLocaleString('en-US')} more characters</span>}
+      </bdi>
+    </div>
+  );
+}
+
+// Lines shows lines with their numbers. Few wrap; of many, only those in sight are laid out, and none wraps.
+export function Lines({ lines, json = false, label }: { lines: readonly Line[]; json?: boolean; label: string }) {
+  const [top, setTop] = useState(0);
+  if (lines.length <= manyLines) {
+    return (
+      <div className="code" tabIndex={0} role="region" aria-label={label}>
+        {lines.map((line, i) => (
+          <LineOf key={i} line={line} json={json} gutter />
+        ))}
+      </div>
+    );
+  }
+  const first = Math.max(0, Math.floor(top / lineHeight) - 20);
+  const shown = lines.slice(first, first + 64);
+  return (
+    <div className="code still" tabIndex={0} role="region" aria-label={`${label}, ${lines.length} lines`} onScroll={(e) => setTop(e.currentTarget.scrollTop)}>
+      <div style={{ height: lines.length * lineHeight }}>
+        <div style={{ transform: `translateY(${first * lineHeight}px)`, width: 'max-content', minWidth: '100%' }}>
+          {shown.map((line, i) => (
+            <LineOf key={first + i} line={line} json={json} gutter />
+          ))}
+        </div>
+      </div>
+    </div>
+  );
+}
+
+// Code shows one text.
+export function Code({ text, json, label }: { text: string; json?: boolean; label: string }) {
+  const lines = useMemo(() => text.split('\n').map((t, i) => ({ text: t, no: i + 1 })), [text]);
+  return <Lines lines={lines} json={json} label={label} />;
+}

@@ -1,0 +1,44 @@
+// All screens: where each is, what it is called, and what finds something on it. A screen that is not in this list does
+// not exist for the rest of the UI, so nothing can lead to it.
+import type { ComponentType } from 'react';
+import type { Schemas } from './api/client';
+import type { IconName } from './parts/Icon';
+import { short } from './parts/say';
+import type { Hue } from './parts/Badge';
+
+// Found is a place that a search leads to.
+export type Found = { label: string; note?: string; to: string; search?: Record<string, string> };
+
+export type Screen = {
+  path: string; // with $names for what stands in the path
+  name: string;
+  load: () => Promise<{ default: ComponentType }>;
+  // Of screens that the navigation shows:
+  icon?: IconName;
+  keys?: string; // that go there
+  group?: 'run' | 'house';
+  figure?: (f: Schemas['Figures']) => { text: string; hue: Hue } | undefined;
+  // Whether what somebody searches for might be on this screen.
+  find?: (text: string) => Found[];
+};
+
+const id = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+const messageId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+$/i;
+
+export const screens: Screen[] = [
+  {
+    path: '/trash',
+    name: 'Trash',
+    load: () => import('./screens/trash/Trash'),
+    icon: 'trash',
+    keys: 'g t',
+    group: 'run',
+    figure: (f) => (f.trashed > 0 ? { text: short(f.trashed), hue: 'red' } : undefined),
+    find: (text) => {
+      if (messageId.test(text)) return [{ label: 'Entry of the trash', note: text, to: '/trash', search: { entry: text } }];
+      if (id.test(text)) return [{ label: 'Trash of this process', note: text, to: '/trash', search: { correlation_id: text } }];
+      return [{ label: `Trash with “${text}” in its reason or payload`, to: '/trash', search: { text } }];
+    },
+  },
+];
+
