@@ -19,6 +19,13 @@ export default defineConfig(({ mode }) => {
           entryFileNames: 'assets/[name]-[hash].js',
           chunkFileNames: 'assets/[name]-[hash].js',
           assetFileNames: 'assets/[name]-[hash][extname]',
+          // What all screens share is two files, and each screen one: a change of a screen changes few of them.
+          advancedChunks: {
+            groups: [
+              { name: 'libraries', test: /node_modules|rolldown|vite/ },
+              { name: 'house', test: /src\/(api|parts|shell)\// },
+            ],
+          },
         },
       },
     },

@@ -1,11 +1,12 @@
 import { QueryClient, QueryClientProvider } from '@tanstack/react-query';
-import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet, redirect, RouterProvider } from '@tanstack/react-router';
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet, RouterProvider } from '@tanstack/react-router';
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 import { Refused, whenSessionEnds } from './api/client';
 import { Bones, Empty, Failure } from './parts/States';
 import { screens } from './screens';
 import { Frame } from './shell/Frame';
+import { OpenLink, Password } from './shell/Link';
 import { Page } from './shell/Page';
 import { readQuery, writeQuery } from './shell/place';
 import { SignIn } from './shell/SignIn';
@@ -29,19 +30,13 @@ whenSessionEnds(() => {
 
 const root = createRootRoute({ component: Outlet });
 const frame = createRoute({ getParentRoute: () => root, id: 'frame', component: Frame });
-const start = createRoute({
-  getParentRoute: () => frame,
-  path: '/',
-  beforeLoad: () => {
-    throw redirect({ to: screens[0]?.path ?? '/trash', replace: true } as never);
-  },
-});
 const router = createRouter({
   basepath: '/ui',
   routeTree: root.addChildren([
     createRoute({ getParentRoute: () => root, path: '/sign-in', component: SignIn }),
+    createRoute({ getParentRoute: () => root, path: '/link', component: OpenLink }),
+    createRoute({ getParentRoute: () => root, path: '/password', component: Password }),
     frame.addChildren([
-      ...(screens.some((s) => s.path === '/') ? [] : [start]),
       ...screens.map((s) => createRoute({ getParentRoute: () => frame, path: s.path, component: lazyRouteComponent(s.load) })),
     ]),
   ]),

@@ -27,6 +27,14 @@ const messageId = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+$/i;
 
 export const screens: Screen[] = [
   {
+    path: '/',
+    name: 'Overview',
+    load: () => import('./screens/overview/Overview'),
+    icon: 'grid',
+    keys: 'g o',
+    group: 'run',
+  },
+  {
     path: '/trash',
     name: 'Trash',
     load: () => import('./screens/trash/Trash'),

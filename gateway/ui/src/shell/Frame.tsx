@@ -4,8 +4,7 @@ import { useEffect, useRef, useState } from 'react';
 import { api, got } from '../api/client';
 import { Dialog } from '../parts/Dialog';
 import { Icon, Mark } from '../parts/Icon';
-import { Failure } from '../parts/States';
-import { said } from '../parts/States';
+import { Failure, said } from '../parts/States';
 import { Toast, warn } from '../parts/Toast';
 import { screens, type Screen } from '../screens';
 import { Help } from './Help';
@@ -61,7 +60,7 @@ function Within({ session }: { session: Session }) {
         <nav className="nav" aria-label="Main">
           <Link className="brand" to="/" aria-current={undefined} activeProps={{}}>
             <Mark />
-            <b className="ell">{session.tenant}</b>
+            <b className="ell">{session.tenant ?? 'Sluice'}</b>
           </Link>
           <button className="find" onClick={() => setOpen('search')}>
             <Icon name="search" />
@@ -145,7 +144,7 @@ function More({ session, others, onClose, onOpen }: MoreProps) {
     leave(which).catch((error: unknown) => warn(said(error)));
   };
   return (
-    <Dialog title={session.name} below={<p className="faint small">{session.tenant}</p>} onClose={onClose}>
+    <Dialog title={session.name} below={session.tenant && <p className="faint small">{session.tenant}</p>} onClose={onClose}>
       <div className="more">
         <div className="phone" onClick={onClose}>
           {others.map((s) => (
@@ -171,6 +170,12 @@ function More({ session, others, onClose, onOpen }: MoreProps) {
             <option value="dark">Dark</option>
           </select>
         </div>
+        {session.kind === 'operator' && (
+          <Link to="/password" onClick={onClose}>
+            <Icon name="edit" />
+            {session.has_password ? 'Change the password' : 'Choose a password'}
+          </Link>
+        )}
         <button onClick={() => go('here')}>
           <Icon name="leave" />
           Sign out

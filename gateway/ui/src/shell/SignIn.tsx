@@ -36,7 +36,7 @@ export function SignIn() {
           <Mark size={36} />
           <h1>Sign in to Sluice</h1>
         </div>
-        <Credentials fresh={false} />
+        <Credentials />
         {problem && <Problem text={problem} />}
         <button className="btn primary" disabled={busy}>
           Sign in
@@ -51,7 +51,7 @@ export function SignIn() {
 }
 
 // useArrive goes on once a session has begun, within this UI only.
-export function useArrive(next?: string) {
+function useArrive(next?: string) {
   const renew = useRenewSession();
   const navigate = useNavigate();
   return async () => {
@@ -70,17 +70,16 @@ export function Problem({ text }: { text: string }) {
   );
 }
 
-export function Credentials({ fresh }: { fresh: boolean }) {
+function Credentials() {
   return (
     <>
       <div className="field">
         <label htmlFor="name">Name</label>
-        <input className="input" id="name" name="name" autoComplete="username" required maxLength={100} autoCapitalize="none" spellCheck={false} autoFocus />
+        <input className="input" id="name" name="name" autoComplete="username" required maxLength={200} autoCapitalize="none" spellCheck={false} autoFocus />
       </div>
       <div className="field">
         <label htmlFor="password">Password</label>
-        <input className="input" id="password" name="password" type="password" autoComplete={fresh ? 'new-password' : 'current-password'} required minLength={fresh ? 12 : 1} />
-        {fresh && <span className="hint">At least 12 characters. A sentence is good.</span>}
+        <input className="input" id="password" name="password" type="password" autoComplete="current-password" required maxLength={1000} />
       </div>
     </>
   );

@@ -1,12 +1,12 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { got, Refused } from '../api/client';
 
-export type Session = { name: string; tenant: string };
+export type Session = { kind: 'operator' | 'key'; name: string; scopes: string[]; tenant?: string; has_password?: boolean };
 
 const path = '/v1/session';
 
 // send calls what has to do with sessions.
-export async function send<T>(method: string, to = path, body?: unknown): Promise<T> {
+async function send<T>(method: string, to = path, body?: unknown): Promise<T> {
   const call = fetch(to, { method, headers: body ? { 'Content-Type': 'application/json' } : {}, ...(body ? { body: JSON.stringify(body) } : {}) });
   return got(
     call.then(async (response) => {
@@ -17,7 +17,8 @@ export async function send<T>(method: string, to = path, body?: unknown): Promis
 }
 
 export const signIn = (name: string, password: string) => send('POST', path, { name, password });
-export const openLink = (token: string, name?: string, password?: string) => send('POST', `${path}/link`, { token, name, password });
+export const openLink = (token: string) => send('POST', `${path}/link`, { token });
+export const setPassword = (password: string, current: string) => send('PUT', `${path}/password`, { password, ...(current ? { current } : {}) });
 
 const session = {
   queryKey: ['session'],
