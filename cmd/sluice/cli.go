@@ -30,6 +30,7 @@ type cli struct {
 	Application applicationCmd `cmd:"" group:"use" help:"Install, set up and authorize what connectors talk to."`
 	Worker      workerCmd      `cmd:"" group:"use" help:"Register the services that do the work."`
 	Key         keyCmd         `cmd:"" group:"use" help:"Make and revoke API keys."`
+	Operator    operatorCmd    `cmd:"" group:"use" help:"Say who may sign in at the screens."`
 
 	Check   checkCmd   `cmd:"" group:"prove" help:"Prove that no message is lost, on a live database."`
 	Bench   benchCmd   `cmd:"" group:"prove" help:"Measure the engine against what it stands on."`

@@ -343,6 +343,51 @@ func TestKeyCommands(t *testing.T) {
 	direct.run("key", "list", "--tenant", "nobody").exits(exitFailed).complains(`no tenant "nobody"`)
 }
 
+func TestOperatorCommands(t *testing.T) {
+	t.Parallel()
+	w, _ := startServe(t)
+	w.run("operator", "list").exits(exitOK).says("sluice operator add")
+	made := decode[linkView](w.run("operator", "add", "ann", "--scope", "admin", "--output", "json"))
+	base, token, found := strings.Cut(made.Link, "/ui/link#")
+	if !found || made.Seconds != 3600 {
+		t.Fatalf("%+v", made)
+	}
+	enter := func(token string) int {
+		resp, err := http.Post(base+"/v1/session/link", "application/json", strings.NewReader(`{"token":"`+token+`"}`)) //nolint:gosec,noctx // on loopback
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	if code := enter(token); code != http.StatusOK {
+		t.Errorf("enter by the link: %d", code)
+	}
+	w.run("operator", "add", "bob", "--scope", "operate").exits(exitOK).says("/ui/link#", "within 1h0m0s")
+	w.run("operator", "list").exits(exitOK).says("ann", "admin", "bob", "operate", "by link")
+	w.run("operator", "disable", "1").exits(exitFailed).complains("last operator")
+	w.run("operator", "disable", "2").exits(exitOK).says("Disabled operator 2")
+	w.run("operator", "link", "2").exits(exitFailed).complains("no such")
+	w.run("operator", "enable", "2").exits(exitOK).says("Enabled operator 2")
+	w.run("operator", "link", "9").exits(exitFailed).complains("no such")
+
+	// Straight to the database: the first operator of a server without a key.
+	direct := newWorld(t).with("DATABASE_URL", w.env["TEST_DATABASE"])
+	made = decode[linkView](direct.run("operator", "link", "2", "--url", base, "--output", "json"))
+	if code := enter(strings.TrimPrefix(made.Link, base+"/ui/link#")); code != http.StatusOK {
+		t.Errorf("enter by a link of the database: %d", code)
+	}
+	direct.run("operator", "add", "carl", "--scope", "operate").exits(exitOK).says(defaultURL + "/ui/link#")
+	direct.run("operator", "add", "carl", "--scope", "operate").exits(exitFailed).complains(`operator "carl" already`)
+	direct.run("operator", "list").exits(exitOK).says("carl")
+	direct.run("operator", "disable", "3").exits(exitOK)
+	direct.run("operator", "list").exits(exitOK).says("disabled")
+	direct.run("operator", "link", "3").exits(exitFailed).complains("no operator 3")
+	direct.run("operator", "enable", "3").exits(exitOK)
+	w.run("operator", "add", "ann", "--scope", "admin").exits(exitFailed).complains("already")
+	direct.run("operator", "disable", "9").exits(exitFailed).complains("no operator 9")
+}
+
 func TestMigrateAndServe(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

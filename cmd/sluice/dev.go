@@ -41,6 +41,7 @@ type devAccess struct {
 	URL  string `json:"url"`
 	Key  string `json:"api_key"`
 	Curl string `json:"curl,omitempty"`
+	Link string `json:"link,omitempty"` // signs in at the screens, once
 }
 
 func (c devCmd) Run(ctx context.Context, p *program) error {
@@ -139,9 +140,28 @@ func (c devCmd) prepare(ctx context.Context, n *node, tenant int64, dir string) 
 	if err := a.write(dir); err != nil {
 		return a, fmt.Errorf("keep the API key: %w", err)
 	}
+	if a.Link, err = devLink(ctx, n, tenant, a.URL); err != nil {
+		return a, fmt.Errorf("make a link to the screens: %w", err)
+	}
 	a.Curl = fmt.Sprintf("curl -sS %s/v1%s -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -d '%s'",
 		a.URL, pathOf("topologies", demoName, "nodes", demoStart, "events"), a.Key, demoEvent)
 	return a, nil
+}
+
+// devOperator is who signs in by a dev's link.
+const devOperator = "dev"
+
+// devLink returns what signs in at the screens of this dev. It is good once, so it is not kept.
+func devLink(ctx context.Context, n *node, tenant int64, url string) (string, error) {
+	o, err := auth.FindOperator(ctx, n.pool, tenant, devOperator)
+	if errors.Is(err, auth.ErrNotFound) {
+		o, err = auth.AddOperator(ctx, n.pool, tenant, auth.Operator{Name: devOperator, Scopes: auth.Scopes{auth.Admin}, CreatedBy: demoActor})
+	}
+	if err != nil || o.DisabledAt != nil { // somebody said that dev is not to enter, and knows another way
+		return "", err
+	}
+	token, err := auth.MakeLink(ctx, n.pool, tenant, o.ID, demoActor)
+	return url + uiPage + token, err
 }
 
 // reachable is where a browser or curl of this machine finds an address that may stand for all of them.
@@ -156,7 +176,11 @@ func reachable(a net.Addr) string {
 // tell prints how to reach this dev.
 func (c devCmd) tell(p *program, a devAccess) error {
 	return p.print(a, func(w io.Writer) {
-		fmt.Fprintf(w, "URL      %s\nAPI key  %s\n\n%s\n", a.URL, a.Key, a.Curl)
+		fmt.Fprintf(w, "URL      %s\nAPI key  %s\n", a.URL, a.Key)
+		if a.Link != "" {
+			fmt.Fprintf(w, "Screens  %s\n", a.Link)
+		}
+		fmt.Fprintf(w, "\n%s\n", a.Curl)
 	})
 }
 

@@ -34,8 +34,8 @@ func startDev(t *testing.T, data string, args ...string) (*running, devAccess) {
 	return r, parseAccess(t, text)
 }
 
-// printed is all that a dev prints: the URL, the key, and one line to paste.
-var printed = regexp.MustCompile(`^URL      (http://127\.0\.0\.1:\d+)\nAPI key  (sluice_\w+)\n\n(curl [^\n]+)\n$`)
+// printed is all that a dev prints: the URL, the key, a link to the screens, and one line to paste.
+var printed = regexp.MustCompile(`^URL      (http://127\.0\.0\.1:\d+)\nAPI key  (sluice_\w+)\nScreens  (http://127\.0\.0\.1:\d+/ui/link#\w+)\n\n(curl [^\n]+)\n$`)
 
 func parseAccess(t *testing.T, text string) devAccess {
 	t.Helper()
@@ -43,7 +43,7 @@ func parseAccess(t *testing.T, text string) devAccess {
 	if m == nil {
 		t.Fatalf("not what dev should print:\n%s", text)
 	}
-	return devAccess{URL: m[1], Key: m[2], Curl: m[3]}
+	return devAccess{URL: m[1], Key: m[2], Link: m[3], Curl: m[4]}
 }
 
 // at is a world whose commands talk to a dev.

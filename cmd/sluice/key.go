@@ -33,11 +33,11 @@ func (keyCmd) Help() string {
 // defaultTenant is the tenant that every database has.
 const defaultTenant = "default"
 
-// keyFlags lead to the keys: through the API, or straight to the database as long as there is no key.
+// keyFlags lead to keys and operators: through the API, or straight to the database as long as there is no key.
 type keyFlags struct {
 	apiFlags
 	DatabaseURL string `group:"direct" placeholder:"URL" help:"Go to the database instead. So is done, with DATABASE_URL, when no API key is given."`
-	Tenant      string `group:"direct" default:"${tenant}" help:"Whose keys, with --database-url."`
+	Tenant      string `group:"direct" default:"${tenant}" help:"Whose keys or operators, with --database-url."`
 }
 
 // keyView is a key as the API tells it.
@@ -92,15 +92,15 @@ func (f keyFlags) direct(ctx context.Context, p *program, do func(db *pgxpool.Po
 	if err != nil {
 		return true, connectError(err)
 	}
-	return true, do(pool, tenant.ID, operator())
+	return true, do(pool, tenant.ID, atKeyboard())
 }
 
-// operator is who sits at the keyboard, for the record.
-func operator() string {
+// atKeyboard is who sits there, for the record.
+func atKeyboard() string {
 	if u, err := user.Current(); err == nil {
-		return u.Username + " (sluice key)"
+		return u.Username + " (command line)"
 	}
-	return "sluice key"
+	return "command line"
 }
 
 type keyCreateCmd struct {
