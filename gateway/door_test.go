@@ -94,7 +94,7 @@ func openOn(t testing.TB, url string, change ...func(*gateway.Config)) *door {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	config := gateway.Config{Engine: d.engine, TenantPool: tenants, Keys: auth.New(pool), Sessions: auth.NewSessions(pool), Trash: trash.New(tenants, d.engine), Vault: keys, Logger: log}
+	config := gateway.Config{Engine: d.engine, TenantPool: tenants, Keys: auth.New(pool), Sessions: auth.NewSessions(tenants), Trash: trash.New(tenants, d.engine), Vault: keys, Logger: log}
 	for _, c := range change {
 		c(&config)
 	}

@@ -85,7 +85,7 @@ func (c *cluster) addNode(database string) {
 	})
 	must(t, engine.Start(t.Context()))
 	door := httptest.NewServer(gateway.New(gateway.Config{
-		Engine: engine, TenantPool: tenants, Keys: auth.New(pool), Sessions: auth.NewSessions(pool), Trash: trash.New(tenants, engine), Logger: log,
+		Engine: engine, TenantPool: tenants, Keys: auth.New(pool), Sessions: auth.NewSessions(tenants), Trash: trash.New(tenants, engine), Logger: log,
 	}))
 	t.Cleanup(door.Close)
 	c.nodes = append(c.nodes, door.URL)

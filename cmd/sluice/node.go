@@ -203,7 +203,7 @@ func (n *node) door() http.Handler {
 			Engine:      n.engine,
 			TenantPool:  n.tenants,
 			Keys:        auth.New(n.keys),
-			Sessions:    auth.NewSessions(n.keys),
+			Sessions:    auth.NewSessions(n.tenants),
 			Trash:       n.trash,
 			Logger:      n.config.log,
 			Version:     version(),

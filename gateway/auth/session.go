@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/gateway/auth/password"
+	"sluice/queue/process"
 )
 
 var (
@@ -49,10 +50,10 @@ func (s *Sessions) SignIn(ctx context.Context, c Credentials, address string) (s
 func (s *Sessions) signIn(ctx context.Context, c Credentials) (string, error) {
 	var tenantID, operatorID int64
 	var hash string
-	err := s.pool.QueryRow(ctx, `
+	err := s.one(ctx, []any{&tenantID, &operatorID, &hash}, `
 		select o.tenant_id, o.id, coalesce(o.password, '')
 		from sluice.tenant t join sluice.operator o on o.tenant_id = t.id
-		where t.name = $1 and o.name = $2 and o.disabled_at is null`, c.Tenant, c.Name).Scan(&tenantID, &operatorID, &hash)
+		where t.name = $1 and o.name = $2 and o.disabled_at is null`, c.Tenant, c.Name)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return "", fmt.Errorf("sign in: %w", err)
 	}
@@ -62,7 +63,7 @@ func (s *Sessions) signIn(ctx context.Context, c Credentials) (string, error) {
 	secret := random(secretBytes)
 	// Who was disabled, or changed the password, while it was compared does not enter. What is over of the operator goes.
 	var entered bool
-	err = s.pool.QueryRow(ctx, `
+	err = s.one(ctx, []any{&entered}, `
 		with operator as (
 			select tenant_id, id, name from sluice.operator
 			where tenant_id = $1 and id = $2 and disabled_at is null and password = $5
@@ -76,7 +77,7 @@ func (s *Sessions) signIn(ctx context.Context, c Credentials) (string, error) {
 			insert into sluice.audit (tenant_id, actor, action, subject, detail)
 			select tenant_id, name, 'sign-in', name, jsonb_build_object('operator_id', id, 'by', 'password') from operator
 		)
-		select exists (select from operator)`, tenantID, operatorID, digestOf(secret), SessionTime, hash).Scan(&entered)
+		select exists (select from operator)`, tenantID, operatorID, digestOf(secret), SessionTime, hash)
 	if err != nil {
 		return "", fmt.Errorf("sign in: %w", err)
 	}
@@ -91,7 +92,7 @@ func (s *Sessions) signIn(ctx context.Context, c Credentials) (string, error) {
 func (s *Sessions) EnterByLink(ctx context.Context, link string) (string, error) {
 	secret := random(secretBytes)
 	var entered bool
-	err := s.pool.QueryRow(ctx, `
+	err := s.one(ctx, []any{&entered}, `
 		with link as (
 			delete from sluice.operator_link where digest = $1 returning tenant_id, operator_id, expires_at
 		), operator as (
@@ -106,7 +107,7 @@ func (s *Sessions) EnterByLink(ctx context.Context, link string) (string, error)
 			select tenant_id, name, 'sign-in', name, jsonb_build_object('operator_id', id, 'by', 'link') from operator
 		)
 		select exists (select from operator)`,
-		digestOf(link), digestOf(secret), SessionTime).Scan(&entered)
+		digestOf(link), digestOf(secret), SessionTime)
 	if err != nil {
 		return "", fmt.Errorf("enter by link: %w", err)
 	}
@@ -120,11 +121,11 @@ func (s *Sessions) EnterByLink(ctx context.Context, link string) (string, error)
 // is out at once, and people click seldom.
 func (s *Sessions) Find(ctx context.Context, secret string) (Principal, error) {
 	var p Principal
-	err := s.pool.QueryRow(ctx, `
+	err := s.one(ctx, []any{&p.TenantID, &p.OperatorID, &p.OperatorName, &p.Scopes}, `
 		select o.tenant_id, o.id, o.name, o.scopes
 		from sluice.session s join sluice.operator o on o.tenant_id = s.tenant_id and o.id = s.operator_id
 		where s.digest = $1 and s.expires_at > now() and o.disabled_at is null`,
-		digestOf(secret)).Scan(&p.TenantID, &p.OperatorID, &p.OperatorName, &p.Scopes)
+		digestOf(secret))
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Principal{}, ErrNotSignedIn
@@ -132,6 +133,11 @@ func (s *Sessions) Find(ctx context.Context, secret string) (Principal, error) {
 		return Principal{}, fmt.Errorf("read session: %w", err)
 	}
 	return p, nil
+}
+
+// one runs a statement that sees all tenants and returns one row: whose session it is, is not known before.
+func (s *Sessions) one(ctx context.Context, into []any, sql string, args ...any) error {
+	return process.ForAllTenants(ctx, s.pool, func(tx pgx.Tx) error { return tx.QueryRow(ctx, sql, args...).Scan(into...) })
 }
 
 // Session is what an operator's screens are told of it.

@@ -108,7 +108,7 @@ func (l *lab) throughGateway(ctx context.Context, posts post, path string) (got 
 	posts.path = "/v1/topologies/line/nodes/in" + path
 	posts.header = http.Header{"Authorization": {"Bearer " + key}}
 	return posts.send(ctx, l, gateway.New(gateway.Config{
-		Engine: engine, TenantPool: tenants, Keys: auth.New(l.pool), Sessions: auth.NewSessions(l.pool), Trash: trash.New(tenants, engine), Logger: silent,
+		Engine: engine, TenantPool: tenants, Keys: auth.New(l.pool), Sessions: auth.NewSessions(tenants), Trash: trash.New(tenants, engine), Logger: silent,
 	}))
 }
 
