@@ -26,13 +26,16 @@ type housework struct {
 	engine *Engine
 }
 
-// Work does what must be done now and then: partitions for the days to come, keys that are over, users of limits who are
+// Work does what must be done now and then: partitions for the days to come, keys that are over, runners that are long dead, users of limits who are
 // idle, messages whose jobs were deleted, and a sign of life for the queues of edges, which River would forget after a day.
 func (h *housework) Work(ctx context.Context, _ *river.Job[houseworkArgs]) error {
 	if err := ensurePartitions(ctx, h.engine.pool); err != nil {
 		return err
 	}
 	if err := h.engine.expireKeys(ctx); err != nil {
+		return err
+	}
+	if err := h.engine.forgetRunners(ctx); err != nil {
 		return err
 	}
 	if err := h.engine.forgetUsers(ctx); err != nil {

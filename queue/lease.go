@@ -99,7 +99,7 @@ func (e *Engine) beat(ctx context.Context) error {
 	return e.beginLife(ctx)
 }
 
-// takeOver frees the jobs of dead runners, and forgets runners that have been dead for a day.
+// takeOver frees the jobs of dead runners.
 func (e *Engine) takeOver(ctx context.Context) error {
 	freed, err := e.wakeCounted(ctx, takeOverSQL)
 	if err != nil {
@@ -108,7 +108,12 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	if freed > 0 {
 		e.log.WarnContext(ctx, "Messages of a dead runner taken over", "count", freed)
 	}
-	_, err = e.pool.Exec(ctx, `delete from sluice.runner where lease_until < clock_timestamp() - interval '1 day'`)
+	return nil
+}
+
+// forgetRunners forgets runners that have been dead for a day.
+func (e *Engine) forgetRunners(ctx context.Context) error {
+	_, err := e.pool.Exec(ctx, `delete from sluice.runner where lease_until < clock_timestamp() - interval '1 day'`)
 	return err
 }
 

@@ -92,11 +92,10 @@ func (e *Engine) keepWatch(ctx context.Context) error {
 	}
 	e.askReconcile()
 	e.pokeFetcherAnyway()
-	if _, err := e.pool.Exec(ctx, cancelledSQL, noSlot, cancelledReason, process.ClassCancelled, process.HashOf(cancelledReason)); err != nil {
-		return err
-	}
-	_, err := e.pool.Exec(ctx, reviveTokensSQL)
-	return err
+	batch := &pgx.Batch{} // both pass over what others have locked
+	batch.Queue(cancelledSQL, noSlot, cancelledReason, process.ClassCancelled, process.HashOf(cancelledReason))
+	batch.Queue(reviveTokensSQL)
+	return e.pool.SendBatch(ctx, batch).Close()
 }
 
 // alarmIn asks for the alarm to ring when a retry is due.

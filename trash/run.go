@@ -34,17 +34,21 @@ func (t *Trash) Run(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 	defer pruning.Wait()
 	pruning.Go(func() { keepTidy(ctx, pool, log) })
 	for ctx.Err() == nil {
-		worked, err := t.workBulk(ctx, pool)
+		pause, err := nextBulk(ctx, pool)
+		if pause <= 0 && err == nil {
+			var worked bool
+			if worked, err = t.workBulk(ctx, pool); worked && err == nil {
+				continue
+			}
+			pause = lookForBulks // another process works what is due
+		}
 		if err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "Bulk not worked, trying again", "err", err)
-		}
-		if worked && err == nil {
-			continue
 		}
 		select {
 		case <-ctx.Done():
 		case <-t.wake:
-		case <-time.After(nextBulk(ctx, pool)):
+		case <-time.After(min(pause, lookForBulks)):
 		}
 	}
 }
@@ -68,18 +72,23 @@ func everywhere(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) 
 	return pgx.BeginTxFunc(ctx, pool, begin, do)
 }
 
-// nextBulk is how long nobody need look for a bulk.
-func nextBulk(ctx context.Context, pool *pgxpool.Pool) time.Duration {
-	var in *float64
-	err := everywhere(ctx, pool, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `
-			select extract(epoch from min(next_at) - clock_timestamp())::float8 from sluice.bulk
-			where state = 'running' and next_at > now()`).Scan(&in)
+// nextBulk is how long nobody need look for a bulk; 0 or less: one is due. It asks in one round trip, along bulk_next_idx:
+// all day long there is none.
+func nextBulk(ctx context.Context, pool *pgxpool.Pool) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, bulkTime)
+	defer cancel()
+	pause := lookForBulks
+	batch := &pgx.Batch{} // without a transaction of its own it is one
+	batch.Queue(`select set_config('sluice.tenant_id', '*', true), set_config('enable_seqscan', 'off', true)`)
+	batch.Queue(`select extract(epoch from min(next_at) - clock_timestamp())::float8 from sluice.bulk where state = 'running'`).QueryRow(func(row pgx.Row) error {
+		var in *float64
+		err := row.Scan(&in)
+		if in != nil {
+			pause = min(pause, time.Duration(*in*float64(time.Second)))
+		}
+		return err
 	})
-	if err != nil || in == nil || *in > lookForBulks.Seconds() {
-		return lookForBulks
-	}
-	return max(time.Millisecond, time.Duration(*in*float64(time.Second)))
+	return pause, pool.SendBatch(ctx, batch).Close()
 }
 
 // running is a bulk that is worked.
