@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sluice/gateway/auth"
 )
 
 // operation is an operation of the contract.
@@ -61,7 +63,8 @@ type world struct {
 
 func (w world) examples() []example {
 	ids := func(entry string) string { return `{"message_ids":["` + entry + `"],"reason":"test"}` }
-	crm := map[string]string{"application": "crm"}
+	crm, inside := map[string]string{"application": "crm"}, map[string]string{"worker": "inside"}
+	const held = `{"id":"0199f3c1-6a52-7d10-8f2e-3b1c9a4e5d60","token":"7c9e6679-7425-40de-944b-e07fc1f90ae7"`
 	return []example{
 		{op: "get-health"},
 		{op: "get-readiness"},
@@ -135,6 +138,9 @@ func (w world) examples() []example {
 		{op: "get-worker"},
 		{op: "refresh-worker"},
 		{op: "test-worker", body: `{"action":"work","body":{}}`},
+		{op: "claim-calls", param: inside, body: `{"max":2}`},
+		{op: "beat-calls", param: inside, body: `{"calls":[` + held + `}]}`},
+		{op: "answer-calls", param: inside, body: `{"results":[` + held + `,"body":""}]}`},
 		{op: "move-worker", body: `{"url":"http://127.0.0.1:9"}`},
 		{op: "list-keys"},
 		{op: "create-key", body: `{"name":"another","scopes":["ingest"]}`, foreign: 201}, // its own
@@ -191,6 +197,7 @@ func (d *door) ask(key string, w world, o operation, e example) (reply, []byte) 
 func (d *door) newWorld() world {
 	d.t.Helper()
 	d.serve(failing)
+	d.do(http.StatusCreated, "POST", "/v1/workers", map[string]any{"name": "inside", "pull": true}, nil)
 	d.enable("flow", flow)
 	d.do(http.StatusOK, "PUT", "/v1/topologies/flow/draft", flow+"\n  more: {kind: start, followers: [work]}\n", nil)
 	var key struct{ ID int64 }
@@ -226,7 +233,8 @@ func TestEveryOperationKeepsItsDoor(t *testing.T) {
 	w := d.newWorld()
 	all := d.operations()
 	tried := map[string]bool{}
-	smaller := map[string][]string{"ingest": nil, "operate": {d.ingest}, "admin": {d.ingest, d.operate}}
+	pull := d.key(ours, auth.Pull)
+	smaller := map[string][]string{"ingest": nil, "operate": {d.ingest, pull}, "admin": {d.ingest, d.operate, pull}, "pull": {d.ingest, d.operate}}
 	before := d.rows(ours)
 	for _, e := range w.examples() {
 		o := all[e.op]

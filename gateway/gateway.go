@@ -175,6 +175,7 @@ func assemble(c Config) *gateway {
 	g.addRetention()
 	g.addLimits()
 	g.addWorkers()
+	g.addPulls()
 	g.addApplications()
 	g.addKeys()
 	g.addSessions()

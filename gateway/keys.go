@@ -22,7 +22,8 @@ type KeyView struct {
 	ID        int64      `json:"id"`
 	Name      string     `json:"name"`
 	PublicID  string     `json:"public_id" doc:"The part of the key between its underscores, by which it can be told from others"`
-	Scopes    []string   `json:"scopes" enum:"ingest,worker,operate,admin"`
+	Scopes    []string   `json:"scopes" enum:"ingest,worker,pull,operate,admin"`
+	Worker    string     `json:"worker,omitempty" doc:"The only one whose calls it takes"`
 	CreatedAt time.Time  `json:"created_at"`
 	CreatedBy string     `json:"created_by"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty" doc:"Absent: it is good"`
@@ -30,7 +31,8 @@ type KeyView struct {
 
 type newKeyView struct {
 	Name   string   `json:"name" minLength:"1" maxLength:"200" doc:"What it is for, for people" example:"shop"`
-	Scopes []string `json:"scopes" enum:"ingest,worker,operate,admin" minItems:"1" maxItems:"4" doc:"ingest posts events; worker is for workers on Orchesty's SDK, and keeps their documents too; operate also runs what is there; admin may do everything"`
+	Scopes []string `json:"scopes" enum:"ingest,worker,pull,operate,admin" minItems:"1" maxItems:"5" doc:"ingest posts events; worker is for workers on Orchesty's SDK, and keeps their documents too; pull takes the calls of workers that cannot be reached; operate also runs what is there; admin may do everything"`
+	Worker string   `json:"worker,omitempty" maxLength:"63" doc:"With the scope pull alone: the only worker whose calls it takes"`
 }
 
 type createdKeyView struct {
@@ -56,7 +58,7 @@ func (g *gateway) addKeys() {
 
 func viewOfKey(k auth.Key) KeyView {
 	return KeyView{
-		ID: k.ID, Name: k.Name, PublicID: k.PublicID, Scopes: k.Scopes.Strings(), CreatedAt: k.CreatedAt.UTC(), CreatedBy: k.CreatedBy, RevokedAt: utc(k.RevokedAt),
+		ID: k.ID, Name: k.Name, PublicID: k.PublicID, Scopes: k.Scopes.Strings(), Worker: textOf(k.Worker), CreatedAt: k.CreatedAt.UTC(), CreatedBy: k.CreatedBy, RevokedAt: utc(k.RevokedAt),
 	}
 }
 
@@ -89,7 +91,7 @@ func (g *gateway) createKey(ctx context.Context, in *answer[newKeyView]) (*answe
 	var key auth.Key
 	var text string
 	err = g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
-		key, text, err = auth.CreateKey(ctx, tx, by.TenantID, in.Body.Name, scopes, by.Actor())
+		key, text, err = auth.CreateKeyFor(ctx, tx, auth.NewKey{Tenant: by.TenantID, Name: in.Body.Name, Scopes: scopes, Worker: in.Body.Worker}, by.Actor())
 		return err
 	})
 	if err != nil {

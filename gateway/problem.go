@@ -53,6 +53,7 @@ var problems = []struct {
 	{queue.ErrUnavailable, openapi.Unavailable, "the database did not confirm in time that the event is stored: send it again, with the same idempotency key if it has one"},
 
 	{queue.ErrNoWorker, openapi.NotFound, "there is no such worker"},
+	{queue.ErrNoPull, openapi.Conflict, ""},
 	{queue.ErrWorkerTaken, openapi.AlreadyExists, ""},
 	{queue.ErrWorkerUsed, openapi.InUse, ""},
 	{queue.ErrBadWorker, openapi.ValidationFailed, ""},

@@ -27,7 +27,8 @@ const (
 // WorkerView is a worker as the contract shows it.
 type WorkerView struct {
 	Name       string     `json:"name"`
-	URL        string     `json:"url"`
+	URL        string     `json:"url,omitempty" doc:"Absent: it takes its calls itself"`
+	Pull       bool       `json:"pull,omitempty" doc:"It takes its calls itself, or an agent does for it: see claim-calls"`
 	Protocol   string     `json:"protocol" enum:"sluice,orchesty" doc:"What it speaks"`
 	Dialect    string     `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol: a is the published one"`
 	CreatedAt  time.Time  `json:"created_at"`
@@ -60,7 +61,8 @@ type workerApplicationView struct {
 
 type newWorkerView struct {
 	Name     string `json:"name" pattern:"^[a-z0-9]+(-[a-z0-9]+)*$" patternDescription:"lower-case letters and digits, joined by single dashes" maxLength:"63" doc:"By which topologies know it" example:"shop"`
-	URL      string `json:"url" maxLength:"2000" doc:"Where it listens; the actions of nodes are paths below" example:"https://shop.example.com/sluice"`
+	URL      string `json:"url,omitempty" maxLength:"2000" doc:"Where it listens; the actions of nodes are paths below" example:"https://shop.example.com/sluice"`
+	Pull     bool   `json:"pull,omitempty" doc:"Instead of a URL: nobody can reach it, it takes its calls itself"`
 	Protocol string `json:"protocol,omitempty" enum:"sluice,orchesty" default:"sluice" doc:"What it speaks: orchesty for a worker on Orchesty's SDK"`
 	Dialect  string `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol; a, the published one, unless said otherwise"`
 }
@@ -71,7 +73,8 @@ type addedWorkerView struct {
 }
 
 type moveWorkerView struct {
-	URL     string `json:"url" maxLength:"2000" doc:"Where it listens from now on"`
+	URL     string `json:"url,omitempty" maxLength:"2000" doc:"Where it listens from now on"`
+	Pull    bool   `json:"pull,omitempty" doc:"Instead: it takes its calls itself from now on"`
 	Dialect string `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol, from now on; absent: as before"`
 }
 
@@ -150,7 +153,7 @@ func (g *gateway) addWorkers() {
 
 func viewOfWorker(w queue.Worker) WorkerView {
 	return WorkerView{
-		Name: w.Name, URL: w.URL, Protocol: string(w.Protocol), Dialect: textOf(w.Dialect), CreatedAt: w.CreatedAt.UTC(),
+		Name: w.Name, URL: w.URL, Pull: w.URL == "", Protocol: string(w.Protocol), Dialect: textOf(w.Dialect), CreatedAt: w.CreatedAt.UTC(),
 		DownSince: utc(w.DownSince), DownReason: textOf(w.DownReason), ListedAt: utc(w.ListedAt), ListError: textOf(w.ListingError),
 	}
 }
@@ -212,6 +215,9 @@ func (g *gateway) listWorkers(ctx context.Context, in *struct{ openapi.Page }) (
 }
 
 func (g *gateway) addWorker(ctx context.Context, in *answer[newWorkerView]) (*answer[addedWorkerView], error) {
+	if err := oneWay(in.Body.URL, in.Body.Pull); err != nil {
+		return nil, err
+	}
 	var added queue.Worker
 	var secret worker.Secret
 	err := g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
@@ -235,6 +241,9 @@ func (g *gateway) moveWorker(ctx context.Context, in *struct {
 	WorkerPath
 	Body moveWorkerView
 }) (*struct{}, error) {
+	if err := oneWay(in.Body.URL, in.Body.Pull); err != nil {
+		return nil, err
+	}
 	return nil, g.asTenant(ctx, func(tx pgx.Tx, by auth.Principal) error {
 		if in.Body.Dialect != "" {
 			if err := queue.SetWorkerDialect(ctx, tx, by.TenantID, in.Worker, in.Body.Dialect, by.Actor()); err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"sluice/limiter"
+	"sluice/queue/pull"
 	"sluice/queue/topology"
 	"sluice/queue/vault"
 	"sluice/queue/worker"
@@ -66,6 +67,7 @@ type workerKey struct {
 type catalog struct {
 	pool   database
 	vault  vault.Ring
+	pull   *pull.Exchange
 	clock  *databaseClock // set whenever the database is asked anyway
 	flight singleflight.Group
 
@@ -238,7 +240,10 @@ func (c *catalog) worker(ctx context.Context, key workerKey) (worker.Target, err
 		return target, nil
 	}
 	found, err := c.shared(ctx, fmt.Sprintf("worker %d %d %s", key.tenant, config.revision, key.name), func(ctx context.Context) (any, error) {
-		w, err := findWorker(ctx, c.pool, c.vault, key)
+		w, pulls, err := findWorker(ctx, c.pool, c.vault, key)
+		if pulls {
+			w.URL, w.Via = pullURL, c.pull.Transport(pull.Worker{Tenant: key.tenant, Name: key.name})
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -329,19 +334,22 @@ func (c *catalog) keep(stored topology.Version) *version {
 	return v
 }
 
-// findWorker reads a worker with its secrets, or returns [ErrNoWorker].
-func findWorker(ctx context.Context, db topology.DB, keys vault.Ring, key workerKey) (worker.Target, error) {
-	target := worker.Target{Name: key.name}
+// pullURL is where workers listen that are not reached by it: their paths begin at its root.
+const pullURL = "http://worker.invalid"
+
+// findWorker reads a worker with its secrets, and whether it takes its calls itself, or returns [ErrNoWorker].
+func findWorker(ctx context.Context, db topology.DB, keys vault.Ring, key workerKey) (target worker.Target, pulls bool, err error) {
+	target.Name = key.name
 	var texts []string
-	err := db.QueryRow(ctx, `
-		select url, secrets, protocol, coalesce(dialect, '') from sluice.worker
-		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect)
+	err = db.QueryRow(ctx, `
+		select url, secrets, protocol, coalesce(dialect, ''), pull from sluice.worker
+		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect, &pulls)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return worker.Target{}, ErrNoWorker
+		return worker.Target{}, false, ErrNoWorker
 	}
 	if err != nil {
-		return worker.Target{}, err
+		return worker.Target{}, false, err
 	}
 	target.Secrets, err = openSecrets(keys, key, texts)
-	return target, err
+	return target, pulls, err
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/limiter"
+	"sluice/queue/pull"
 	"sluice/queue/vault"
 	"sluice/queue/worker"
 )
@@ -126,6 +127,7 @@ type Engine struct {
 	lag     lag              // of releases
 	reach   reach            // of a release
 	pacers  pacers
+	pull    *pull.Exchange // where workers take their calls that cannot be reached
 
 	largeEvents  chan *pendingEvent // those with loops of their own
 	largeSettled chan *settlement
@@ -221,7 +223,8 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		sweepPace:    make(chan time.Duration, 1),
 	}
 	e.catalog = newCatalog(pool, e.clock)
-	e.catalog.vault = c.Vault
+	e.pull = pull.New(pool, c.Logger)
+	e.catalog.vault, e.catalog.pull = c.Vault, e.pull
 	e.catalog.replies = newMemory(c.Memory)
 	e.clock.probe = func(ctx context.Context) { _ = e.clock.read(ctx, pool) } // no answer is what it is about
 	if err := e.clock.read(ctx, pool); err != nil {
@@ -316,6 +319,7 @@ func (e *Engine) Stop(ctx context.Context) error {
 		errs = append(errs, e.stopRunner(ctx))
 	}
 	e.herald.stop()
+	e.pull.Stop()
 	return errors.Join(errs...)
 }
 

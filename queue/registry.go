@@ -26,7 +26,7 @@ var (
 // Worker is a registered worker service.
 type Worker struct {
 	Name         string
-	URL          string
+	URL          string // empty: it takes its calls itself
 	Protocol     worker.Protocol
 	Dialect      *string // of a protocol that has several
 	CreatedAt    time.Time
@@ -42,7 +42,7 @@ const workerColumns = `name, url, protocol, dialect, created_at, down_since, dow
 // NewWorker is a worker that is to be registered.
 type NewWorker struct {
 	Name     string
-	URL      string
+	URL      string          // empty: it takes its calls itself
 	Protocol worker.Protocol // empty: Sluice's own
 	Dialect  string          // empty: the published one of a protocol that has several
 	Vault    vault.Ring      // seals its secret; without a key it is stored as it is
@@ -56,7 +56,7 @@ func AddWorker(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by s
 // RegisterWorker registers a worker and returns it with the secret that signs the calls to it, which is not shown again.
 // One that speaks Orchesty's protocol, which knows no signatures, has none.
 func RegisterWorker(ctx context.Context, tx pgx.Tx, tenant int64, w NewWorker, by string) (Worker, worker.Secret, error) {
-	if err := checkWorkerURL(w.URL); err != nil {
+	if err := checkWay(w.URL); err != nil {
 		return Worker{}, worker.Secret{}, err
 	}
 	if err := w.settle(); err != nil {
@@ -72,7 +72,7 @@ func RegisterWorker(ctx context.Context, tx pgx.Tx, tenant int64, w NewWorker, b
 		secrets = append(secrets, stored)
 	}
 	rows, _ := tx.Query(ctx, `
-		insert into sluice.worker (tenant_id, name, url, secrets, protocol, dialect) values ($1, $2, $3, $4, $5, nullif($6, ''))
+		insert into sluice.worker (tenant_id, name, url, secrets, protocol, dialect, pull) values ($1, $2, $3, $4, $5, nullif($6, ''), $3 = '')
 		returning `+workerColumns, tenant, w.Name, w.URL, secrets, w.Protocol, w.Dialect)
 	added, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Worker])
 	switch sqlState(err) {
@@ -109,6 +109,14 @@ func checkDialect(dialect string) error {
 	return nil
 }
 
+// checkWay takes a URL, or none of a worker that takes its calls itself.
+func checkWay(address string) error {
+	if address == "" {
+		return nil
+	}
+	return checkWorkerURL(address)
+}
+
 func checkWorkerURL(address string) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.Fragment != "" {
@@ -117,13 +125,14 @@ func checkWorkerURL(address string) error {
 	return nil
 }
 
-// SetWorkerURL moves a worker to another address. Calls under way end where they started.
+// SetWorkerURL moves a worker to another address, or without one says that it takes its calls itself. Calls under way end
+// where they started.
 func SetWorkerURL(ctx context.Context, tx pgx.Tx, tenant int64, name, address, by string) error {
-	if err := checkWorkerURL(address); err != nil {
+	if err := checkWay(address); err != nil {
 		return err
 	}
 	tag, err := tx.Exec(ctx, `
-		update sluice.worker set url = $3 where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name, address)
+		update sluice.worker set url = $3, pull = $3 = '' where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name, address)
 	if err != nil {
 		return err
 	}

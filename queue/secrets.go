@@ -47,7 +47,7 @@ func openSecrets(keys vault.Ring, key workerKey, texts []string) ([]worker.Secre
 
 // WorkerSecrets returns the secrets that sign the calls to a worker, or [ErrNoWorker].
 func WorkerSecrets(ctx context.Context, db topology.DB, keys vault.Ring, tenant int64, name string) ([]worker.Secret, error) {
-	target, err := findWorker(ctx, db, keys, workerKey{tenant, name})
+	target, _, err := findWorker(ctx, db, keys, workerKey{tenant, name})
 	return target.Secrets, err
 }
 

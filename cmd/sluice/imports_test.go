@@ -26,7 +26,7 @@ var house = map[string][]string{
 	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
 
-	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
+	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/pull", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
 	"gateway/auth": {"gateway/auth/password", "queue/process"},
 	"gateway/ui":   {},
 
@@ -34,11 +34,12 @@ var house = map[string][]string{
 
 	"trash": {"queue", "queue/topology", "queue/process", "queue/worker", "limiter"},
 
-	"queue": {"queue/topology", "queue/process", "queue/vault", "queue/worker", "queue/rollup", "limiter"},
+	"queue": {"queue/topology", "queue/process", "queue/pull", "queue/vault", "queue/worker", "queue/rollup", "limiter"},
 
 	"queue/topology": {},
 	"queue/process":  {},
 	"queue/document": {"queue/vault"},
+	"queue/pull":     {},
 	"queue/report":   {},
 	"queue/vault":    {},
 	"queue/worker":   {},

@@ -105,13 +105,15 @@ func atKeyboard() string {
 
 type keyCreateCmd struct {
 	keyFlags
-	Name  string   `arg:"" help:"What the key is for, for people."`
-	Scope []string `required:"" enum:"ingest,worker,operate,admin" help:"What it may do: ingest posts events, worker also keeps documents, for workers on Orchesty's SDK, operate also runs what is there, admin may do everything."`
+	Name   string   `arg:"" help:"What the key is for, for people."`
+	Scope  []string `required:"" enum:"ingest,worker,pull,operate,admin" help:"What it may do: ingest posts events, worker also keeps documents, for workers on Orchesty's SDK, pull takes the calls of workers that cannot be reached, operate also runs what is there, admin may do everything."`
+	Worker string   `help:"With --scope pull: the only worker whose calls it takes."`
 }
 
 func (keyCreateCmd) Help() string {
 	return examples("The key is shown once; what is kept cannot be turned back into it.",
 		"sluice key create shop --scope ingest",
+		"sluice key create shop-agent --scope pull --worker shop",
 		"sluice key create deploy --scope admin --output json | jq -r .key",
 		"sluice key create admin --scope admin --database-url postgres://sluice@db/sluice")
 }
@@ -123,7 +125,7 @@ func (c keyCreateCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
-		key, text, err := auth.CreateKey(ctx, db, tenant, c.Name, scopes, by)
+		key, text, err := auth.CreateKeyFor(ctx, db, auth.NewKey{Tenant: tenant, Name: c.Name, Scopes: scopes, Worker: c.Worker}, by)
 		made.Shown = viewOf(key)
 		made.Shown.Key = text
 		return err
@@ -134,7 +136,7 @@ func (c keyCreateCmd) Run(ctx context.Context, p *program) error {
 			return err
 		}
 		made, err = ask[keyView](ctx, api, request{method: http.MethodPost, path: "/keys"}.
-			jsonBody(map[string]any{"name": c.Name, "scopes": c.Scope}))
+			jsonBody(map[string]any{"name": c.Name, "scopes": c.Scope, "worker": c.Worker}))
 	}
 	if err != nil {
 		return err

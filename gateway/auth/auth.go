@@ -8,9 +8,9 @@
 // as keys and kept by their digests; passwords are hashed slowly. Who is disabled is out at once.
 //
 // Keys belong to one tenant and have scopes: admin may do everything, operate may do what ingest may and run what is
-// there, worker may do what ingest may and what workers on an SDK ask of their engine, ingest may post events. What an
-// operation asks for is not known here, nor anything of HTTP beyond the one
-// header; package gateway puts the two together.
+// there, worker may do what ingest may and what workers on an SDK ask of their engine, ingest may post events, pull may take
+// the calls of workers, or of the one that the key is for, and nothing else. What an operation asks for is not known here,
+// nor anything of HTTP beyond the one header; package gateway puts the two together.
 package auth
 
 import (
@@ -50,6 +50,7 @@ type Scope string
 const (
 	Ingest  Scope = "ingest"  // post events
 	Worker  Scope = "worker"  // keep documents, as workers on Orchesty's SDK do
+	Pull    Scope = "pull"    // take the calls of a worker that cannot be reached, and answer them
 	Operate Scope = "operate" // see everything, run topologies, decide about the trash
 	Admin   Scope = "admin"   // change the configuration, workers and keys
 )
@@ -58,8 +59,9 @@ const (
 var includes = map[Scope][]Scope{
 	Ingest:  {Ingest},
 	Worker:  {Ingest, Worker},
+	Pull:    {Pull},
 	Operate: {Ingest, Operate},
-	Admin:   {Ingest, Worker, Operate, Admin},
+	Admin:   {Ingest, Worker, Pull, Operate, Admin},
 }
 
 // Scopes are what a key may do.
@@ -70,14 +72,14 @@ func ParseScopes(names []string) (Scopes, error) {
 	scopes := make(Scopes, 0, len(names))
 	for _, name := range names {
 		if includes[Scope(name)] == nil {
-			return nil, fmt.Errorf("%w: there is no scope %q; the scopes are ingest, worker, operate and admin", ErrInvalid, name)
+			return nil, fmt.Errorf("%w: there is no scope %q; the scopes are ingest, worker, pull, operate and admin", ErrInvalid, name)
 		}
 		if !slices.Contains(scopes, Scope(name)) {
 			scopes = append(scopes, Scope(name))
 		}
 	}
 	if len(scopes) == 0 {
-		return nil, fmt.Errorf("%w: a key needs a scope: ingest, worker, operate or admin", ErrInvalid)
+		return nil, fmt.Errorf("%w: a key needs a scope: ingest, worker, pull, operate or admin", ErrInvalid)
 	}
 	return scopes, nil
 }
@@ -102,6 +104,7 @@ type Principal struct {
 	KeyID    int64
 	KeyName  string
 	Scopes   Scopes
+	Worker   string // the only one whose calls it may take; empty: any
 
 	OperatorID   int64 // 0: a program
 	OperatorName string

@@ -22,28 +22,45 @@ type Key struct {
 	Name      string
 	PublicID  string
 	Scopes    Scopes
+	Worker    *string // the only one whose calls it takes; nil: any
 	CreatedAt time.Time
 	CreatedBy string
 	RevokedAt *time.Time
 }
 
-// CreateKey makes an API key for a tenant and returns it with its full text, which cannot be had a second time. The
-// key, the note of who made it and the new revision of the tenant's configuration are one statement.
+// CreateKey makes an API key for a tenant. See [CreateKeyFor].
 func CreateKey(ctx context.Context, db DB, tenantID int64, name string, scopes Scopes, by string) (Key, string, error) {
-	if err := checkName(name); err != nil {
+	return CreateKeyFor(ctx, db, NewKey{Tenant: tenantID, Name: name, Scopes: scopes}, by)
+}
+
+// NewKey is a key that is to be made.
+type NewKey struct {
+	Tenant int64
+	Name   string
+	Scopes Scopes
+	Worker string // the only one whose calls it takes, with the scope pull alone; empty: any
+}
+
+// CreateKeyFor makes an API key and returns it with its full text, which cannot be had a second time. The
+// key, the note of who made it and the new revision of the tenant's configuration are one statement.
+func CreateKeyFor(ctx context.Context, db DB, k NewKey, by string) (Key, string, error) {
+	if err := checkName(k.Name); err != nil {
 		return Key{}, "", err
 	}
-	scopes, err := ParseScopes(scopes.Strings())
+	scopes, err := ParseScopes(k.Scopes.Strings())
 	if err != nil {
 		return Key{}, "", err
+	}
+	if k.Worker != "" && (len(scopes) != 1 || scopes[0] != Pull) {
+		return Key{}, "", fmt.Errorf("%w: a key for one worker has the scope pull, and no other", ErrInvalid)
 	}
 	publicID, secret := random(publicIDBytes), random(secretBytes)
 	hash := sha256.Sum256([]byte(secret))
 	rows, err := db.Query(ctx, `
 		with key as (
-			insert into sluice.api_key (tenant_id, name, public_id, hash, scopes, created_by)
-			values ($1, $2, $3, $4, $5, $6)
-			returning id, name, public_id, scopes, created_at, created_by, revoked_at
+			insert into sluice.api_key (tenant_id, name, public_id, hash, scopes, created_by, worker)
+			values ($1, $2, $3, $4, $5, $6, nullif($7, ''))
+			returning id, name, public_id, scopes, worker, created_at, created_by, revoked_at
 		), note as (
 			insert into sluice.audit (tenant_id, actor, action, subject, detail)
 			select $1, $6, 'create-key', name, jsonb_build_object('key_id', id, 'scopes', scopes) from key
@@ -51,15 +68,15 @@ func CreateKey(ctx context.Context, db DB, tenantID int64, name string, scopes S
 			insert into sluice.configuration as c (tenant_id, revision) select $1, 1 from key
 			on conflict (tenant_id) do update set revision = c.revision + 1
 		)
-		select id, name, public_id, scopes, created_at, created_by, revoked_at from key`,
-		tenantID, name, publicID, hash[:], scopes.Strings(), by)
+		select id, name, public_id, scopes, worker, created_at, created_by, revoked_at from key`,
+		k.Tenant, k.Name, publicID, hash[:], scopes.Strings(), by, k.Worker)
 	if err != nil {
 		return Key{}, "", fmt.Errorf("create key: %w", err)
 	}
 	key, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Key])
 	switch {
 	case hasCode(err, foreignKeyViolation):
-		return Key{}, "", fmt.Errorf("create key: tenant %d: %w", tenantID, ErrNotFound)
+		return Key{}, "", fmt.Errorf("create key: tenant %d: %w", k.Tenant, ErrNotFound)
 	case err != nil:
 		return Key{}, "", fmt.Errorf("create key: %w", err)
 	}
@@ -70,7 +87,7 @@ func CreateKey(ctx context.Context, db DB, tenantID int64, name string, scopes S
 // the first one after the id.
 func ListKeys(ctx context.Context, db DB, tenantID, after int64, limit int) ([]Key, error) {
 	rows, err := db.Query(ctx, `
-		select id, name, public_id, scopes, created_at, created_by, revoked_at
+		select id, name, public_id, scopes, worker, created_at, created_by, revoked_at
 		from sluice.api_key
 		where tenant_id = $1 and id > $2
 		order by id

@@ -194,7 +194,7 @@ func (k *Keys) read(ctx context.Context, ids []string, until time.Time) (map[str
 	}
 	err := process.ForAllTenants(ctx, k.pool, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
-			select public_id, hash, tenant_id, id, name, scopes
+			select public_id, hash, tenant_id, id, name, scopes, coalesce(worker, '')
 			from sluice.api_key
 			where public_id = any($1) and revoked_at is null`, ids)
 		var (
@@ -202,7 +202,7 @@ func (k *Keys) read(ctx context.Context, ids []string, until time.Time) (map[str
 			hash     []byte
 			p        Principal
 		)
-		_, err := pgx.ForEachRow(rows, []any{&publicID, &hash, &p.TenantID, &p.KeyID, &p.KeyName, &p.Scopes}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&publicID, &hash, &p.TenantID, &p.KeyID, &p.KeyName, &p.Scopes, &p.Worker}, func() error {
 			r := row{principal: p, until: until}
 			copy(r.hash[:], hash)
 			found[publicID] = r

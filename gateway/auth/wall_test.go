@@ -54,6 +54,8 @@ var rowsOf = []string{
 	`insert into sluice.limiter_hold (tenant_id, edge_id, user_name, seq, limit_id, job_id) select tenant_id, 1, 'u', 1, id, 1 from sluice.limiter_limit where tenant_id = $1`,
 	`insert into sluice.limiter_delta (tenant_id, limit_id, user_name, edge_id, topology_id, held, arrived) select tenant_id, id, 'u', 1, 1, 1, 1 from sluice.limiter_limit where tenant_id = $1`,
 	`insert into sluice.lane_message (tenant_id, edge_id, key, place, process_id, message_id, via_id, attempts) values ($1, 1, '', 1, $2, 1, 1, 0)`,
+	`insert into sluice.pull_call (tenant_id, worker, id, caller, deadline, method, path, headers, body) values ($1, 'a', $2, $2, now(), '', '', '{}', '')`,
+	`insert into sluice.pull_presence (tenant_id, worker) values ($1, 'a')`,
 	`insert into sluice.rollup (tenant_id, scope, step, at, subject) values ($1, 'edge', 1, now(), '1')`,
 }
 

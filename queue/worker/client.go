@@ -142,7 +142,7 @@ func (c *Client) Call(ctx context.Context, target Target, request Request) (Resu
 }
 
 func (c *Client) begin(ctx context.Context, target Target, request *Request) exchange {
-	x := exchange{client: c, request: request, caller: ctx, name: target.name(), secrets: target.Secrets, makeRoom: target.Room}
+	x := exchange{client: c, request: request, caller: ctx, name: target.name(), secrets: target.Secrets, via: target.Via, makeRoom: target.Room}
 	x.timing.Start = c.now()
 	return x
 }
@@ -172,6 +172,7 @@ type exchange struct {
 	timing  Timing
 	replays int
 
+	via      func(deadline time.Time) http.RoundTripper
 	makeRoom func() Room
 	room     Room          // what the reply takes, once it is large
 	ends     time.Time     // the deadline, moved on by waits for room
@@ -208,7 +209,11 @@ func (x *exchange) trip(ctx context.Context, to string, w words) (Result, *Failu
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: x.connected})
 
 	// RoundTrip rather than an http.Client: no redirects, no cookies, no copies.
-	resp, err := x.client.transport.RoundTrip(w.outgoing(ctx, e, deadline))
+	var way http.RoundTripper = x.client.transport
+	if x.via != nil {
+		way = x.via(deadline)
+	}
+	resp, err := way.RoundTrip(w.outgoing(ctx, e, deadline))
 	if err != nil {
 		return Result{}, x.broken(ctx, "broke off before a reply", err)
 	}

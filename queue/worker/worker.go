@@ -67,6 +67,9 @@ type Target struct {
 	// Secrets sign the call: each one adds a signature, so that a secret is
 	// changed without a gap. Without secrets the call goes unsigned.
 	Secrets []Secret
+	// Via is the way of calls that end by the deadline, for a worker that is not to
+	// be reached at its URL. Without it they go over the network.
+	Via func(deadline time.Time) http.RoundTripper `json:"-"`
 	// Room makes room for a reply that turns out to be larger than
 	// [SmallReply]. Without it there is always room.
 	Room func() Room `json:"-"`
