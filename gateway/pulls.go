@@ -26,8 +26,9 @@ const (
 )
 
 type claimView struct {
-	Max  int     `json:"max,omitempty" minimum:"1" maximum:"100" default:"1" doc:"How many calls to take at most. There may be fewer, if they are large"`
-	Wait float64 `json:"wait_seconds,omitempty" minimum:"0" maximum:"60" default:"0" doc:"How long to wait for the first one"`
+	Max   int     `json:"max,omitempty" minimum:"1" maximum:"100" default:"1" doc:"How many calls to take at most. There may be fewer, if they are large"`
+	Wait  float64 `json:"wait_seconds,omitempty" minimum:"0" maximum:"60" default:"0" doc:"How long to wait for the first one"`
+	Lease int     `json:"lease_seconds,omitempty" minimum:"5" maximum:"300" default:"30" doc:"For how long they are not offered to anybody else, without a heartbeat. Short for what is always there, long for a script that sends no heartbeats"`
 }
 
 type claimedView struct {
@@ -52,6 +53,7 @@ type heldCallView struct {
 
 type beatView struct {
 	Calls []heldCallView `json:"calls" minItems:"1" maxItems:"1000" doc:"That are being worked"`
+	Lease int            `json:"lease_seconds,omitempty" minimum:"5" maximum:"300" default:"30" doc:"For how long they are not offered to anybody else"`
 }
 
 type lostView struct {
@@ -134,7 +136,7 @@ func (g *gateway) claimCalls(ctx context.Context, in *struct {
 		case <-waiting.Done():
 		}
 	}()
-	calls, err := g.config.Engine.ClaimCalls(ctx, by.TenantID, in.Worker, pull.Wish{Most: in.Body.Max, Enough: waiting.Done()})
+	calls, err := g.config.Engine.ClaimCalls(ctx, by.TenantID, in.Worker, pull.Wish{Most: in.Body.Max, Lease: time.Duration(in.Body.Lease) * time.Second, Enough: waiting.Done()})
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +167,7 @@ func (g *gateway) beatCalls(ctx context.Context, in *struct {
 	for i, c := range in.Body.Calls {
 		held[i] = pull.Held(c)
 	}
-	lost, err := g.config.Engine.BeatCalls(ctx, by.TenantID, in.Worker, held)
+	lost, err := g.config.Engine.BeatCalls(ctx, by.TenantID, in.Worker, held, time.Duration(in.Body.Lease)*time.Second)
 	if err != nil {
 		return nil, err
 	}

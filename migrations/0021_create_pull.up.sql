@@ -22,6 +22,7 @@ create unlogged table sluice.pull_call (
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 alter table sluice.pull_call alter column body set storage external, alter column reply set storage external;
 create index pull_call_caller_idx on sluice.pull_call (caller);
+create index pull_call_answer_idx on sluice.pull_call (caller, id) where status is not null;
 
 -- When somebody last asked for calls of a worker.
 create unlogged table sluice.pull_presence (

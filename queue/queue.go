@@ -319,8 +319,7 @@ func (e *Engine) Stop(ctx context.Context) error {
 		errs = append(errs, e.stopRunner(ctx))
 	}
 	e.herald.stop()
-	e.pull.Stop()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.pull.Stop(ctx))...)
 }
 
 func (e *Engine) stopRunner(ctx context.Context) error {

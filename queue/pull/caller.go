@@ -45,8 +45,11 @@ type call struct {
 	headers []byte
 	body    []byte
 	ends    time.Time
-	stored  bool // guarded by the exchange's lock
 	done    chan end
+
+	// Guarded by the exchange's lock.
+	stored bool
+	left   bool // nobody waits any more
 }
 
 // end is what became of a call.
@@ -57,6 +60,13 @@ type end struct {
 	taken   bool // by somebody who did not answer
 	err     error
 }
+
+// busy is the end of a call that nobody has taken in time although there are some who take calls: the worker has more to
+// do than it can. That says nothing about the message, nor that the worker is down.
+var busy = end{status: http.StatusTooManyRequests, headers: map[string]string{"Retry-After": "1", "Content-Type": "text/plain"}, body: []byte("all who take its calls are at work")}
+
+// margin is how long before its end a call that nobody has taken is withdrawn.
+const margin = 250 * time.Millisecond
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c, err := t.newCall(r)
@@ -71,10 +81,17 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-t.ctx.Done():
 		return nil, t.ctx.Err()
 	}
-	select {
-	case e := <-c.done:
-		return e.response(r)
-	case <-r.Context().Done():
+	withdraw := time.NewTimer(time.Until(c.ends) - margin)
+	defer withdraw.Stop()
+	for waits := true; waits; {
+		select {
+		case e := <-c.done:
+			return e.response(r)
+		case <-withdraw.C:
+			t.withdraw(c)
+		case <-r.Context().Done():
+			waits = false
+		}
 	}
 	if t.giveUp(c) && errors.Is(context.Cause(r.Context()), context.DeadlineExceeded) {
 		t.learn(c, r)
@@ -106,7 +123,7 @@ func (t transport) newCall(r *http.Request) (*call, error) {
 	}, nil
 }
 
-// giveUp has a call removed that nobody waits for any more. It returns false when it never was stored.
+// giveUp has a call removed that nobody waits for any more. It returns false when it never will be stored.
 func (x *Exchange) giveUp(c *call) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -114,9 +131,27 @@ func (x *Exchange) giveUp(c *call) bool {
 		return false
 	}
 	delete(x.open, c.id)
-	x.abandoned = append(x.abandoned, c)
-	poke(x.poll)
+	if c.left = true; c.stored { // else whoever stores it removes it then
+		x.abandoned = append(x.abandoned, removal{call: c})
+		poke(x.poll)
+	}
 	return true
+}
+
+// withdraw has a call removed if nobody has taken it.
+func (x *Exchange) withdraw(c *call) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.open[c.id] != nil && c.stored {
+		x.abandoned = append(x.abandoned, removal{call: c, untaken: true})
+		poke(x.poll)
+	}
+}
+
+// removal is a call to be removed.
+type removal struct {
+	*call
+	untaken bool // only if nobody has taken it
 }
 
 // learnFor is how long a call whose time is up waits to learn whether anybody took it.
@@ -233,7 +268,9 @@ func (x *Exchange) store(calls []*call) error {
 	}
 	x.mu.Lock()
 	for _, c := range calls {
-		c.stored = true
+		if c.stored = true; c.left {
+			x.abandoned = append(x.abandoned, removal{call: c})
+		}
 	}
 	x.mu.Unlock()
 	poke(x.poll)
@@ -310,6 +347,7 @@ func (x *Exchange) turn() (found bool, err error) {
 	return x.takeAnswers()
 }
 
+// answersSQL reads along pull_call_answer_idx, which has only what has been answered.
 const answersSQL = `
 	delete from sluice.pull_call p
 	using (
@@ -344,11 +382,21 @@ func (x *Exchange) takeAnswers() (found bool, err error) {
 
 const removeSQL = `
 	delete from sluice.pull_call p
-	using unnest($1::bigint[], $2::text[], $3::uuid[]) as c (tenant_id, worker, id)
-	where p.tenant_id = c.tenant_id and p.worker = c.worker and p.id = c.id
-	returning p.id, p.token is not null`
+	using (
+		select l.*, exists (
+			select from sluice.pull_presence s where s.tenant_id = l.tenant_id and s.worker = l.worker and s.seen_at > now() - $5::interval
+		) as attended
+		from (select * from unnest($1::bigint[], $2::text[], $3::uuid[], $4::boolean[]) as c (tenant_id, worker, id, untaken) order by 1, 2, 3) c
+		cross join lateral (
+			select x.tenant_id, x.worker, x.id from sluice.pull_call x
+			where x.tenant_id = c.tenant_id and x.worker = c.worker and x.id = c.id and (x.token is null or not c.untaken)
+			limit 1 for update
+		) l
+	) k
+	where p.tenant_id = k.tenant_id and p.worker = k.worker and p.id = k.id
+	returning p.id, p.token is not null, k.attended`
 
-// remove deletes the calls that were given up, and tells of each whether anybody had taken it.
+// remove deletes the calls that were given up or are to be withdrawn, and tells of each whether anybody had taken it.
 func (x *Exchange) remove() error {
 	x.mu.Lock()
 	calls := x.abandoned
@@ -360,20 +408,33 @@ func (x *Exchange) remove() error {
 	var tenants []int64
 	var workers []string
 	var ids []uuid.UUID
-	byID := make(map[uuid.UUID]*call, len(calls))
+	var untaken []bool
+	byID := make(map[uuid.UUID]removal, len(calls))
 	for _, c := range calls {
 		byID[c.id] = c
-		tenants, workers, ids = append(tenants, c.worker.Tenant), append(workers, c.worker.Name), append(ids, c.id)
+		tenants, workers, ids, untaken = append(tenants, c.worker.Tenant), append(workers, c.worker.Name), append(ids, c.id), append(untaken, c.untaken)
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, statementTime)
 	defer cancel()
-	rows, _ := x.db.Query(ctx, removeSQL, tenants, workers, ids)
+	rows, _ := x.db.Query(ctx, removeSQL, tenants, workers, ids, untaken, absent)
 	var id uuid.UUID
-	var taken bool
-	_, err := pgx.ForEachRow(rows, []any{&id, &taken}, func() error {
-		byID[id].done <- end{taken: taken}
+	var taken, attended bool
+	_, err := pgx.ForEachRow(rows, []any{&id, &taken, &attended}, func() error {
+		switch c := byID[id]; {
+		case !c.untaken:
+			c.done <- end{taken: taken}
+		case attended:
+			x.finish(id, busy)
+		default:
+			x.finish(id, end{err: ErrNobody})
+		}
 		return nil
 	})
+	if err != nil { // they must not be offered to anybody for nothing
+		x.mu.Lock()
+		x.abandoned = append(x.abandoned, calls...)
+		x.mu.Unlock()
+	}
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -26,6 +27,7 @@ type Claimed struct {
 // Wish is how many calls are wanted, and for how long.
 type Wish struct {
 	Most   int
+	Lease  time.Duration   // 0: [Lease]
 	Enough <-chan struct{} // closed when the wait is over
 }
 
@@ -37,7 +39,7 @@ func (x *Exchange) Claim(ctx context.Context, w Worker, wish Wish) ([]Claimed, e
 	}
 	for {
 		bell := x.wait(w)
-		calls, err := x.take(ctx, w, wish.Most)
+		calls, err := x.take(ctx, w, wish)
 		if err != nil || len(calls) > 0 {
 			x.leave(w, bell)
 			return calls, err
@@ -54,35 +56,62 @@ func (x *Exchange) Claim(ctx context.Context, w Worker, wish Wish) ([]Claimed, e
 	}
 }
 
+// The rows to change are found by the whole key, and nothing is said of them beside: the planner, who may know the table
+// as empty, would else read all that the worker has for each of them (measured: 1.3 s for 100 of 10,000; 1.3 ms so).
 const claimSQL = `
+	with free as materialized (
+		select tenant_id, worker, id, octet_length(body) as size from sluice.pull_call
+		where tenant_id = $1 and worker = $2 and status is null and deadline > now() and (lease_until is null or lease_until <= now())
+		order by id limit $3
+		for update skip locked
+	)
 	update sluice.pull_call c set token = gen_random_uuid(), lease_until = now() + $4::interval
-	from (
-		select id, sum(size) over (order by id) - size as before
-		from (
-			select id, octet_length(body) as size from sluice.pull_call
-			where tenant_id = $1 and worker = $2 and status is null and deadline > now() and (lease_until is null or lease_until <= now())
-			order by id limit $3
-			for update skip locked
-		) free
-	) picked
-	where c.tenant_id = $1 and c.worker = $2 and c.id = picked.id and picked.before < $5
+	from (select *, sum(size) over (order by id) - size as before from free) p
+	where c.tenant_id = p.tenant_id and c.worker = p.worker and c.id = p.id and p.before < $5
 	returning c.id, c.token, c.method, c.path, c.headers::text, c.body`
 
-func (x *Exchange) take(ctx context.Context, w Worker, most int) ([]Claimed, error) {
+// returnSQL offers calls again whose taker left before they were handed over.
+const returnSQL = `
+	update sluice.pull_call c set token = null, lease_until = null
+	from (` + heldSQL + `) k
+	where c.tenant_id = k.tenant_id and c.worker = k.worker and c.id = k.id`
+
+// heldSQL locks the calls of a worker ($1, $2) that are still with whoever has their tokens ($3, $4), in the order of their
+// ids: two who name the same ones must not wait for each other.
+const heldSQL = `
+	select l.tenant_id, l.worker, l.id
+	from (select id, token from unnest($3::uuid[], $4::uuid[]) as h (id, token) order by id) h
+	cross join lateral (
+		select x.tenant_id, x.worker, x.id from sluice.pull_call x
+		where x.tenant_id = $1 and x.worker = $2 and x.id = h.id and x.token = h.token
+		limit 1 for update
+	) l`
+
+func (x *Exchange) take(caller context.Context, w Worker, wish Wish) ([]Claimed, error) {
 	// Whoever leaves now must not take calls along.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(caller), statementTime)
 	defer cancel()
-	rows, _ := x.db.Query(ctx, claimSQL, w.Tenant, w.Name, min(most, atOnce), Lease, bytesAtOnce)
+	lease := cmp.Or(wish.Lease, Lease)
+	rows, _ := x.db.Query(ctx, claimSQL, w.Tenant, w.Name, min(wish.Most, atOnce), lease, bytesAtOnce)
 	calls, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Claimed, err error) {
 		var headers string
 		var body []byte
 		if err = row.Scan(&c.ID, &c.Token, &c.Method, &c.Path, &headers, &body); err == nil {
-			c.Body, c.Lease = bytes.Clone(body), Lease
+			c.Body, c.Lease = bytes.Clone(body), lease
 			err = json.Unmarshal([]byte(headers), &c.Headers)
 		}
 		return c, err
 	})
-	slices.SortFunc(calls, func(a, b Claimed) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	if err == nil && caller.Err() != nil && len(calls) > 0 {
+		held := make([]Held, len(calls))
+		for i, c := range calls {
+			held[i] = Held{c.ID, c.Token}
+		}
+		ids, tokens := columns(held)
+		_, err = x.db.Exec(ctx, returnSQL, w.Tenant, w.Name, ids, tokens)
+		return nil, errors.Join(caller.Err(), err)
+	}
+	slices.SortFunc(calls, func(a, b Claimed) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	return calls, err
 }
 
@@ -92,25 +121,31 @@ type Held struct {
 	Token uuid.UUID
 }
 
-// Beat renews the leases of calls, and returns those that are lost: somebody else has them, or nobody waits for them.
-func (x *Exchange) Beat(ctx context.Context, w Worker, held []Held) (lost []uuid.UUID, err error) {
+// Beat renews the leases of calls, for so long (0: [Lease]), and returns those that are lost: somebody else has them, or nobody waits for them.
+func (x *Exchange) Beat(ctx context.Context, w Worker, held []Held, lease time.Duration) (lost []uuid.UUID, err error) {
 	if err := x.sign(ctx, w); err != nil {
 		return nil, err
 	}
-	ids, tokens := make([]uuid.UUID, len(held)), make([]uuid.UUID, len(held))
-	for i, h := range held {
-		ids[i], tokens[i] = h.ID, h.Token
-	}
-	rows, _ := x.db.Query(ctx, `
-		update sluice.pull_call c set lease_until = now() + $5::interval
-		from unnest($3::uuid[], $4::uuid[]) as h (id, token)
-		where c.tenant_id = $1 and c.worker = $2 and c.id = h.id and c.token = h.token and c.status is null and c.deadline > now()
-		returning c.id`, w.Tenant, w.Name, ids, tokens, Lease)
+	ids, tokens := columns(held)
+	rows, _ := x.db.Query(ctx, beatSQL, w.Tenant, w.Name, ids, tokens, cmp.Or(lease, Lease))
 	kept, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, err
 	}
 	return without(ids, kept), nil
+}
+
+const beatSQL = `
+	update sluice.pull_call c set lease_until = now() + $5::interval
+	from (` + heldSQL + `) k
+	where c.tenant_id = k.tenant_id and c.worker = k.worker and c.id = k.id and c.status is null and c.deadline > now()
+	returning c.id`
+
+func columns(held []Held) (ids, tokens []uuid.UUID) {
+	for _, h := range held {
+		ids, tokens = append(ids, h.ID), append(tokens, h.Token)
+	}
+	return ids, tokens
 }
 
 // Answer is what a worker said to a call.
@@ -139,12 +174,7 @@ func (x *Exchange) Answer(ctx context.Context, w Worker, answers []Answer) (lost
 		ids, tokens, statuses = append(ids, a.ID), append(tokens, a.Token), append(statuses, int32(a.Status))
 		headers, bodies = append(headers, string(encoded)), append(bodies, orEmpty(a.Body))
 	}
-	rows, _ := x.db.Query(ctx, `
-		update sluice.pull_call c
-		set status = coalesce(c.status, a.status), reply_headers = coalesce(c.reply_headers, a.headers::json), reply = coalesce(c.reply, a.body)
-		from unnest($3::uuid[], $4::uuid[], $5::int[], $6::text[], $7::bytea[]) as a (id, token, status, headers, body)
-		where c.tenant_id = $1 and c.worker = $2 and c.id = a.id and c.token = a.token
-		returning c.id`, w.Tenant, w.Name, ids, tokens, statuses, headers, bodies)
+	rows, _ := x.db.Query(ctx, answerSQL, w.Tenant, w.Name, ids, tokens, statuses, headers, bodies)
 	taken, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, err
@@ -152,6 +182,23 @@ func (x *Exchange) Answer(ctx context.Context, w Worker, answers []Answer) (lost
 	poke(x.poll)
 	return without(ids, taken), nil
 }
+
+const answerSQL = `
+	update sluice.pull_call c
+	set status = coalesce(c.status, k.status), reply_headers = coalesce(c.reply_headers, k.headers::json), reply = coalesce(c.reply, k.body)
+	from (
+		select l.tenant_id, l.worker, l.id, h.status, h.headers, h.body
+		from (
+			select * from unnest($3::uuid[], $4::uuid[], $5::int[], $6::text[], $7::bytea[]) as h (id, token, status, headers, body) order by id
+		) h
+		cross join lateral (
+			select x.tenant_id, x.worker, x.id from sluice.pull_call x
+			where x.tenant_id = $1 and x.worker = $2 and x.id = h.id and x.token = h.token
+			limit 1 for update
+		) l
+	) k
+	where c.tenant_id = k.tenant_id and c.worker = k.worker and c.id = k.id
+	returning c.id`
 
 func without(all, some []uuid.UUID) []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(all), func(id uuid.UUID) bool { return slices.Contains(some, id) })

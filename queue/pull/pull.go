@@ -65,7 +65,7 @@ type Exchange struct {
 	calling   bool                // the loops of callers run
 	waiting   bool                // and that of those who wait for calls
 	open      map[uuid.UUID]*call // stored, or about to be
-	abandoned []*call
+	abandoned []removal
 	waiters   map[Worker][]chan struct{}
 	signs     map[Worker]time.Time // when last written down
 }
@@ -87,13 +87,22 @@ func New(db DB, log *slog.Logger) *Exchange {
 	return x
 }
 
-// Stop ends the loops. Who still waits for an answer waits until its deadline.
-func (x *Exchange) Stop() {
+// Stop ends the loops, and takes back the calls that are still on offer: whoever makes them again must not make them
+// twice. Who still waits for an answer waits until its deadline.
+func (x *Exchange) Stop(ctx context.Context) error {
 	x.stop()
 	x.mu.Lock()
+	called := x.calling
 	x.calling, x.waiting = true, true // nothing starts any more
 	x.mu.Unlock()
 	x.loops.Wait()
+	if !called {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTime)
+	defer cancel()
+	_, err := x.db.Exec(ctx, `delete from sluice.pull_call where caller = $1`, x.self)
+	return err
 }
 
 func poke(c chan struct{}) {
