@@ -269,3 +269,48 @@ func TestPullKeys(t *testing.T) {
 	}
 	d.refused(422, "validation-failed", "POST", "/v1/keys", `{"name":"a","scopes":["ingest"],"worker":"inside"}`, "Content-Type", "application/json")
 }
+
+// One who takes one call at a time is busy, not down: what it cannot take in time waits, costs no attempt, and trips no
+// breaker.
+func TestSlowPuller(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	p := d.pulls()
+	d.enable("flow", `
+topology: flow
+nodes:
+  in: {kind: start, followers: [work]}
+  work: {kind: custom, worker: inside, timeout: 1s, retry: {attempts: 1}}
+`)
+	ids := make([]string, 30)
+	for i := range ids {
+		ids[i] = d.post(inbox, []byte("x")).CorrelationID
+	}
+	for done := 0; done < len(ids); {
+		call := p.claim(1)[0]
+		within(t, 100*time.Millisecond) // that the work takes
+		if p.answer(call, map[string]any{"body": "ok"}) == "accepted" {
+			done++
+		}
+	}
+	for _, id := range ids {
+		if state := d.becomes(id, "done"); state.Trashed != 0 {
+			t.Errorf("%+v", state)
+		}
+	}
+	var w struct {
+		DownSince *time.Time `json:"down_since"`
+	}
+	if d.do(http.StatusOK, "GET", "/v1/workers/inside", nil, &w); w.DownSince != nil {
+		t.Error("counts as down")
+	}
+}
+
+// within lets a time pass, as work does that takes it.
+func within(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}

@@ -83,6 +83,7 @@ func tags() []*huma.Tag {
 		{Name: "limits", Description: "What applications allow, and the messages that wait for it"},
 		{Name: "applications", Description: "What connectors talk to: settings and authorization, for each user"},
 		{Name: "workers", Description: "The services that do the work of nodes"},
+		{Name: "pull", Description: "For workers that cannot be reached: they take their calls"},
 		{Name: "keys", Description: "Who may call this API"},
 		{Name: "operators", Description: "People who sign in at the screens, and their sessions"},
 		{Name: "tenants", Description: "Organisations; nothing crosses from one to another"},

@@ -28,10 +28,16 @@ func (e *Engine) ClaimCalls(ctx context.Context, tenant int64, name string, wish
 
 // BeatCalls says that calls are being worked, and returns those that are lost. See [pull.Exchange.Beat].
 func (e *Engine) BeatCalls(ctx context.Context, tenant int64, name string, held []pull.Held, lease time.Duration) ([]uuid.UUID, error) {
+	if _, err := e.catalog.worker(ctx, workerKey{tenant, name}); err != nil {
+		return nil, err
+	}
 	return e.pull.Beat(ctx, pull.Worker{Tenant: tenant, Name: name}, held, lease)
 }
 
 // AnswerCalls gives back what a worker answered to its calls, and returns those that are lost. See [pull.Exchange.Answer].
 func (e *Engine) AnswerCalls(ctx context.Context, tenant int64, name string, answers []pull.Answer) ([]uuid.UUID, error) {
+	if _, err := e.catalog.worker(ctx, workerKey{tenant, name}); err != nil {
+		return nil, err
+	}
 	return e.pull.Answer(ctx, pull.Worker{Tenant: tenant, Name: name}, answers)
 }
