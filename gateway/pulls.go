@@ -39,6 +39,7 @@ type pullCallView struct {
 	ID      string            `json:"id" format:"uuid"`
 	Token   string            `json:"token" format:"uuid" doc:"Goes with each sign of life and with the result. Once the call is offered to somebody else it is worth nothing"`
 	Lease   float64           `json:"lease_seconds" doc:"For how long nobody else is offered the call, without a heartbeat"`
+	Left    float64           `json:"seconds_left" doc:"After that nobody waits for the result any more"`
 	Method  string            `json:"method" example:"POST"`
 	Path    string            `json:"path" doc:"And query, below where the worker would listen" example:"/create-order"`
 	Headers map[string]string `json:"headers" doc:"Those of the protocol that the worker speaks"`
@@ -143,7 +144,7 @@ func (g *gateway) claimCalls(ctx context.Context, in *struct {
 	view := claimedView{Calls: make([]pullCallView, len(calls))}
 	for i, c := range calls {
 		view.Calls[i] = pullCallView{
-			ID: c.ID.String(), Token: c.Token.String(), Lease: c.Lease.Seconds(), Method: c.Method, Path: c.Path, Headers: c.Headers,
+			ID: c.ID.String(), Token: c.Token.String(), Lease: c.Lease.Seconds(), Left: c.Left.Seconds(), Method: c.Method, Path: c.Path, Headers: c.Headers,
 		}
 		if utf8.Valid(c.Body) {
 			text := string(c.Body)

@@ -26,7 +26,8 @@ const (
 type SessionView struct {
 	Kind        string     `json:"kind" enum:"operator,key"`
 	Name        string     `json:"name" doc:"Of the operator or of the key"`
-	Scopes      []string   `json:"scopes" enum:"ingest,worker,operate,admin"`
+	Scopes      []string   `json:"scopes" enum:"ingest,worker,pull,operate,admin"`
+	Worker      string     `json:"worker,omitempty" doc:"Of a key: the only worker whose calls it may take"`
 	Tenant      string     `json:"tenant,omitempty" doc:"Of an operator: whose data they see"`
 	HasPassword *bool      `json:"has_password,omitempty" doc:"Of an operator: whether they can sign in without a link"`
 	ExpiresAt   *time.Time `json:"expires_at,omitempty" doc:"Of an operator: when they must sign in again"`
@@ -213,7 +214,7 @@ func (g *gateway) describeSession(ctx context.Context, by auth.Principal, secret
 func (g *gateway) getSession(ctx context.Context, _ *struct{}) (*answer[SessionView], error) {
 	by, _ := auth.FromContext(ctx)
 	if by.OperatorID == 0 {
-		return &answer[SessionView]{SessionView{Kind: "key", Name: by.KeyName, Scopes: by.Scopes.Strings()}}, nil
+		return &answer[SessionView]{SessionView{Kind: "key", Name: by.KeyName, Worker: by.Worker, Scopes: by.Scopes.Strings()}}, nil
 	}
 	view, err := g.describeSession(ctx, by, visitOf(ctx).session())
 	return &answer[SessionView]{view}, err

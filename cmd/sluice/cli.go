@@ -17,6 +17,7 @@ type cli struct {
 
 	Dev     devCmd     `cmd:"" group:"run" help:"Run everything on this machine, with a demo."`
 	Serve   serveCmd   `cmd:"" group:"run" help:"Run a node: the gateway, the runner, or both."`
+	Agent   agentCmd   `cmd:"" group:"run" help:"Carry calls to a worker that cannot be reached."`
 	Migrate migrateCmd `cmd:"" group:"run" help:"Bring a database to the schema of this program, or back."`
 
 	Secrets secretsCmd `cmd:"" group:"run" help:"Seal the secrets in a database."`

@@ -23,8 +23,10 @@ const module = "sluice/"
 // house is the table of imports: what each package may import of ours. Imports go down only, and packages of one floor
 // do not know each other. A package that is not here yet gets a line here, or its code finds its home in one that is.
 var house = map[string][]string{
-	"cmd/sluice":       {"cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
+	"cmd/sluice":       {"cmd/sluice/agent", "cmd/sluice/bench", "gateway", "gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "limiter", "openapi", "migrations", "migrations/localpg"},
 	"cmd/sluice/bench": {"gateway", "gateway/auth", "trash", "queue", "queue/topology", "queue/process", "queue/worker", "limiter", "openapi", "migrations", "migrations/localpg"},
+
+	"cmd/sluice/agent": {},
 
 	"gateway":      {"gateway/auth", "gateway/ui", "trash", "queue", "queue/topology", "queue/topology/orchesty", "queue/process", "queue/document", "queue/pull", "queue/report", "queue/vault", "queue/worker", "queue/worker/orchesty", "queue/rollup", "limiter", "openapi"},
 	"gateway/auth": {"gateway/auth/password", "queue/process"},
@@ -78,6 +80,7 @@ var guests = map[string][]string{
 	"github.com/google/uuid":                             {"*", "tests"},
 	"github.com/evanphx/json-patch/v5":                   {"trash"},
 	"golang.org/x/crypto":                                {"gateway/auth/password"},
+	"golang.org/x/net/http/httpguts":                     {"gateway"},
 	"golang.org/x/sync":                                  {"*"},
 	"golang.org/x/sys":                                   {"*"},
 	"golang.org/x/term":                                  {"cmd/sluice"},

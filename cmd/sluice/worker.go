@@ -33,6 +33,7 @@ func (workerCmd) Help() string {
 type workerView struct {
 	Name       string     `json:"name"`
 	URL        string     `json:"url"`
+	Pull       bool       `json:"pull"`
 	Protocol   string     `json:"protocol"`
 	Dialect    string     `json:"dialect"`
 	Secret     string     `json:"secret"`
@@ -44,7 +45,15 @@ type workerView struct {
 }
 
 func (v workerView) row() []string {
-	return []string{v.Name, v.URL, v.speaks(), when(v.CreatedAt), when(v.DownSince), v.DownReason}
+	return []string{v.Name, v.place(), v.speaks(), when(v.CreatedAt), when(v.DownSince), v.DownReason}
+}
+
+// place is where the worker's calls go.
+func (v workerView) place() string {
+	if v.Pull {
+		return "takes its calls itself"
+	}
+	return v.URL
 }
 
 // speaks is the worker's protocol, with its dialect if that is not the usual one.
@@ -58,7 +67,8 @@ func (v workerView) speaks() string {
 type workerAddCmd struct {
 	apiFlags
 	Name   string `arg:"" help:"Name by which topologies know it."`
-	Server string `arg:"" name:"worker-url" help:"Where it listens; the actions of nodes are paths below."`
+	Server string `arg:"" optional:"" name:"worker-url" help:"Where it listens; the actions of nodes are paths below."`
+	Pull   bool   `help:"Instead of a URL: it takes its calls itself, or sluice agent does for it."`
 
 	Protocol string `enum:"sluice,orchesty" default:"sluice" help:"What it speaks: ${enum}. A worker on Orchesty's SDK speaks orchesty."`
 	Dialect  string `enum:",a,b" default:"" help:"Of Orchesty's protocol: a is the published one, b what came after."`
@@ -68,17 +78,18 @@ func (workerAddCmd) Help() string {
 	return examples("The secret is shown once. Give it to the worker, which verifies by it that a call comes from here.",
 		"sluice worker add shop http://127.0.0.1:9000",
 		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret",
-		"sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty")
+		"sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty",
+		"sluice worker add inside --pull")
 }
 
 func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.
-		jsonBody(withDialect(map[string]string{"name": c.Name, "url": c.Server, "protocol": c.Protocol}, c.Dialect)))
+		jsonBody(atPlace(map[string]any{"name": c.Name, "protocol": c.Protocol}, c.Server, c.Pull, c.Dialect)))
 	if err != nil {
 		return err
 	}
 	return p.print(added, func(w io.Writer) {
-		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.URL, "Protocol", added.Shown.speaks(), "Secret", added.Shown.Secret)
+		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.place(), "Protocol", added.Shown.speaks(), "Secret", added.Shown.Secret)
 		if added.Shown.Secret != "" {
 			fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
 		} else {
@@ -87,8 +98,14 @@ func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	})
 }
 
-// withDialect adds a dialect to what is said of a worker, if there is one.
-func withDialect(said map[string]string, dialect string) map[string]string {
+// atPlace adds to what is said of a worker where its calls go, and its dialect if there is one.
+func atPlace(said map[string]any, url string, pull bool, dialect string) map[string]any {
+	if url != "" {
+		said["url"] = url
+	}
+	if pull {
+		said["pull"] = true
+	}
 	if dialect != "" {
 		said["dialect"] = dialect
 	}
@@ -98,7 +115,8 @@ func withDialect(said map[string]string, dialect string) map[string]string {
 type workerMoveCmd struct {
 	apiFlags
 	Name   string `arg:"" help:"Name of the worker."`
-	Server string `arg:"" name:"worker-url" help:"Where it listens from now on."`
+	Server string `arg:"" optional:"" name:"worker-url" help:"Where it listens from now on."`
+	Pull   bool   `help:"Instead of a URL: it takes its calls itself from now on, or sluice agent does for it."`
 
 	Dialect string `enum:",a,b" default:"" help:"Of Orchesty's protocol, from now on."`
 }
@@ -110,10 +128,15 @@ func (workerMoveCmd) Help() string {
 
 func (c workerMoveCmd) Run(ctx context.Context, p *program, api *client) error {
 	if _, err := api.send(ctx, request{method: http.MethodPut, path: pathOf("workers", c.Name)}.
-		jsonBody(withDialect(map[string]string{"url": c.Server}, c.Dialect))); err != nil {
+		jsonBody(atPlace(map[string]any{}, c.Server, c.Pull, c.Dialect))); err != nil {
 		return err
 	}
-	return p.print(map[string]string{"name": c.Name, "url": c.Server}, func(w io.Writer) {
+	moved := workerView{Name: c.Name, URL: c.Server, Pull: c.Pull}
+	return p.print(map[string]any{"name": c.Name, "url": c.Server, "pull": c.Pull}, func(w io.Writer) {
+		if moved.Pull {
+			fmt.Fprintf(w, "%s takes its calls itself from now on.\n", line(c.Name))
+			return
+		}
 		fmt.Fprintf(w, "Moved %s to %s.\n", line(c.Name), line(c.Server))
 	})
 }

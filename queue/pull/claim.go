@@ -18,6 +18,7 @@ type Claimed struct {
 	ID      uuid.UUID
 	Token   uuid.UUID // by which it is answered
 	Lease   time.Duration
+	Left    time.Duration // until nobody waits for the answer any more
 	Method  string
 	Path    string // and query
 	Headers map[string]string
@@ -68,7 +69,7 @@ const claimSQL = `
 	update sluice.pull_call c set token = gen_random_uuid(), lease_until = now() + $4::interval
 	from (select *, sum(size) over (order by id) - size as before from free) p
 	where c.tenant_id = p.tenant_id and c.worker = p.worker and c.id = p.id and p.before < $5
-	returning c.id, c.token, c.method, c.path, c.headers::text, c.body`
+	returning c.id, c.token, extract(epoch from c.deadline - now())::float8, c.method, c.path, c.headers::text, c.body`
 
 // returnSQL offers calls again whose taker left before they were handed over.
 const returnSQL = `
@@ -96,8 +97,9 @@ func (x *Exchange) take(caller context.Context, w Worker, wish Wish) ([]Claimed,
 	calls, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Claimed, err error) {
 		var headers string
 		var body []byte
-		if err = row.Scan(&c.ID, &c.Token, &c.Method, &c.Path, &headers, &body); err == nil {
-			c.Body, c.Lease = bytes.Clone(body), lease
+		var left float64
+		if err = row.Scan(&c.ID, &c.Token, &left, &c.Method, &c.Path, &headers, &body); err == nil {
+			c.Body, c.Lease, c.Left = bytes.Clone(body), lease, time.Duration(left*float64(time.Second))
 			err = json.Unmarshal([]byte(headers), &c.Headers)
 		}
 		return c, err
