@@ -58,16 +58,16 @@ func (p puller) ask(what string, body, into any) {
 	ok(p.t, json.Unmarshal(text, into))
 }
 
-// claim takes up to so many calls, of which there is at least one.
-func (p puller) claim(most int) []pullCall {
+// claim takes the next call.
+func (p puller) claim() pullCall {
 	p.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		if calls := p.claimWithin(most, 10); len(calls) > 0 {
-			return calls
+		if calls := p.claimWithin(1, 10); len(calls) > 0 {
+			return calls[0]
 		}
 	}
 	p.t.Fatal("no call came")
-	return nil
+	return pullCall{}
 }
 
 func (p puller) claimWithin(most int, seconds float64) []pullCall {
@@ -107,7 +107,7 @@ func TestPull(t *testing.T) {
 		"broken reply": {nil, map[string]any{"body": "{", "headers": map[string]string{"Content-Type": "application/sluice+json", "Sluice-Result": "x"}}, "failed"},
 	} {
 		a := d.post(inbox, c.body)
-		call := p.claim(1)[0]
+		call := p.claim()
 		got := call.Base64
 		if call.Body != nil {
 			got = []byte(*call.Body)
@@ -122,7 +122,7 @@ func TestPull(t *testing.T) {
 			t.Errorf("%s: %s", name, state)
 		}
 		if c.state == "done" {
-			p.answer(p.claim(1)[0], map[string]any{"body": "end"})
+			p.answer(p.claim(), map[string]any{"body": "end"})
 		}
 		if got := d.becomes(a.CorrelationID, c.state); got.Open != 0 && c.state == "done" {
 			t.Errorf("%s: %+v", name, got)
@@ -137,7 +137,7 @@ func TestPullIsFenced(t *testing.T) {
 	p := d.pulls()
 	d.enable("flow", pullFlow)
 	a := d.post(inbox, []byte("x"))
-	first := p.claim(1)[0]
+	first := p.claim()
 	var beat struct{ Lost []string }
 	held := func(c pullCall) map[string]any {
 		return map[string]any{"calls": []any{map[string]string{"id": c.ID, "token": c.Token}}}
@@ -150,7 +150,7 @@ func TestPullIsFenced(t *testing.T) {
 	}
 	_, err := d.pool.Exec(t.Context(), `update sluice.pull_call set lease_until = now()`)
 	ok(t, err)
-	second := p.claim(1)[0]
+	second := p.claim()
 	if second.ID != first.ID || second.Token == first.Token {
 		t.Fatalf("%+v after %+v", second, first)
 	}
@@ -163,7 +163,7 @@ func TestPullIsFenced(t *testing.T) {
 	if state := p.answer(second, map[string]any{"body": "good"}); state != "accepted" {
 		t.Errorf("the good token is %s", state)
 	}
-	last := p.claim(1)[0]
+	last := p.claim()
 	if last.Body == nil || *last.Body != "good" {
 		t.Errorf("passed on %+v", last)
 	}
@@ -234,7 +234,7 @@ func TestNobodyPulls(t *testing.T) {
 		return w.DownSince != nil
 	})
 	for range 2 * len(ids) {
-		p.answer(p.claim(1)[0], map[string]any{"body": "ok"})
+		p.answer(p.claim(), map[string]any{"body": "ok"})
 	}
 	for _, id := range ids {
 		if state := d.becomes(id, "done"); state.Trashed != 0 {
@@ -287,7 +287,7 @@ nodes:
 		ids[i] = d.post(inbox, []byte("x")).CorrelationID
 	}
 	for done := 0; done < len(ids); {
-		call := p.claim(1)[0]
+		call := p.claim()
 		within(t, 100*time.Millisecond) // that the work takes
 		if p.answer(call, map[string]any{"body": "ok"}) == "accepted" {
 			done++

@@ -192,7 +192,7 @@ func (g *gateway) entered(ctx context.Context, secret string) (*signedIn, error)
 	if err != nil {
 		return nil, err
 	}
-	cookie := http.Cookie{Name: plainCookie, Value: secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: int(auth.SessionTime.Seconds())}
+	cookie := http.Cookie{Name: plainCookie, Value: secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: int(auth.SessionTime.Seconds())} //nolint:gosec // Secure where the browser sees us encrypted, below
 	if v.encrypted() {
 		cookie.Name, cookie.Secure = safeCookie, true
 	}
@@ -241,7 +241,7 @@ func (g *gateway) signOutEverywhere(ctx context.Context, _ *struct{}) (*signedOu
 // out has the browser forget its cookies.
 func out() *signedOut {
 	return &signedOut{SetCookie: []http.Cookie{
-		{Name: plainCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode},
+		{Name: plainCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode}, //nolint:gosec // it has no value
 		{Name: safeCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: true},
 	}}
 }

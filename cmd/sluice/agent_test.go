@@ -118,7 +118,7 @@ func TestAgent(t *testing.T) {
 	w.run("agent", "--worker", in.URL).exits(exitUsage).complains("--name")
 }
 
-// Two agents share the load, and neither a link that breaks for some seconds nor an agent that is killed loses anything.
+// Two agents share the load, and a link that breaks for some seconds loses nothing.
 func TestAgentsUnderFire(t *testing.T) {
 	t.Parallel()
 	w, agents, in := startInside(t)
