@@ -20,7 +20,7 @@ export default defineConfig(({ mode }) => {
           chunkFileNames: 'assets/[name]-[hash].js',
           assetFileNames: 'assets/[name]-[hash][extname]',
           // What all screens share is two files, and each screen one: a change of a screen changes few of them.
-          advancedChunks: {
+          codeSplitting: {
             groups: [
               { name: 'libraries', test: /node_modules|rolldown|vite/ },
               { name: 'house', test: /src\/(api|parts|shell)\// },

@@ -60,7 +60,7 @@ export function Lines({ lines, json = false, label }: { lines: readonly Line[]; 
   const [top, setTop] = useState(0);
   if (lines.length <= manyLines) {
     return (
-      <div className="code" tabIndex={0} role="region" aria-label={label}>
+      <div className="code" tabIndex={0} role="group" aria-label={label}>
         {lines.map((line, i) => (
           <LineOf key={i} line={line} json={json} gutter />
         ))}
@@ -70,7 +70,7 @@ export function Lines({ lines, json = false, label }: { lines: readonly Line[]; 
   const first = Math.max(0, Math.floor(top / lineHeight) - 20);
   const shown = lines.slice(first, first + 64);
   return (
-    <div className="code still" tabIndex={0} role="region" aria-label={`${label}, ${lines.length} lines`} onScroll={(e) => setTop(e.currentTarget.scrollTop)}>
+    <div className="code still" tabIndex={0} role="group" aria-label={`${label}, ${lines.length} lines`} onScroll={(e) => setTop(e.currentTarget.scrollTop)}>
       <div style={{ height: lines.length * lineHeight }}>
         <div style={{ transform: `translateY(${first * lineHeight}px)`, width: 'max-content', minWidth: '100%' }}>
           {shown.map((line, i) => (

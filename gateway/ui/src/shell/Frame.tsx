@@ -58,10 +58,10 @@ function Within({ session }: { session: Session }) {
       </a>
       <div className="app">
         <nav className="nav" aria-label="Main">
-          <Link className="brand" to="/" aria-current={undefined} activeProps={{}}>
+          <div className="brand">
             <Mark />
             <b className="ell">{session.tenant ?? 'Sluice'}</b>
-          </Link>
+          </div>
           <button className="find" onClick={() => setOpen('search')}>
             <Icon name="search" />
             <span>Search</span>

@@ -44,6 +44,11 @@ export function Heat({ map, unit, caption, mark, to }: Props) {
         <caption className="sr">
           {caption} {summary(rows, unit)} Arrow keys move, Enter opens what failed.
         </caption>
+        <colgroup>
+          <col className="name" />
+          <col span={columns} />
+          <col className="sum" />
+        </colgroup>
         <tbody>
           {rows.map((r, i) => (
             <Row
@@ -65,7 +70,7 @@ export function Heat({ map, unit, caption, mark, to }: Props) {
           <tr className="axis" aria-hidden="true">
             <th />
             {axis(columns, narrow ? 3 : 8).map(([at, span]) => (
-              <td key={at} colSpan={span} style={{ flex: span }}>
+              <td key={at} colSpan={span} style={{ flexGrow: span }}>
                 {stamp(slotTime(at), step)}
               </td>
             ))}

@@ -16,6 +16,7 @@ import { useKeys } from '../../shell/keys';
 import { To } from '../../shell/To';
 import { Decide, useDecide } from './Decide';
 import { useEntry } from './data';
+import { classes } from './filters';
 
 type Detail = Schemas['EntryDetail'];
 
@@ -157,7 +158,7 @@ function Known({ id, newer, older, onGo, onDecided, entry }: Props & { entry: De
     >
       <div className={`headline ${parked ? 'person' : 'bad'}`}>
         <p>
-          <b>{parked ? 'Waits for a person' : failed?.status ? `${entry.where.worker ?? 'The worker'} answered ${failed.status}` : 'It failed'}</b>
+          <b>{parked ? 'Waits for a person' : (failed?.status ?? 0) >= 400 ? `${entry.where.worker ?? 'The worker'} answered ${failed?.status}` : (classes[entry.class ?? ''] ?? 'It failed')}</b>
           <small className="mono">{plain(entry.reason) || 'No reason was given'}</small>
         </p>
       </div>
@@ -377,7 +378,7 @@ function AttemptOf({ attempt, open }: { attempt: Schemas['Attempt']; open: boole
       <summary className="codehead">
         <span className="row attempt">
           <Badge hue={outcome.hue} icon={outcome.icon}>
-            {attempt.status || outcome.said}
+            {(attempt.status ?? 0) >= 400 ? attempt.status : outcome.said}
           </Badge>
           <Time at={attempt.at} />
           <span className="ell">{attempt.reason ? plain(attempt.reason) : outcome.said}</span>

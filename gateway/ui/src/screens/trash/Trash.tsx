@@ -31,7 +31,7 @@ export default function Trash() {
   const all = groups.data?.entries;
   return (
     <Page title="Trash" note={all !== undefined && Object.keys(filter).length === 0 ? `${count(all)} open` : undefined}>
-      <Chips filters={filters} values={filter} onChange={refilter} />
+      <Chips filters={group ? filters.map((f) => (f.name === 'cause' ? { ...f, show: () => plain(group.text) } : f)) : filters} values={filter} onChange={refilter} />
       <Progress />
       {!filter.text && (
         <section className="card" aria-labelledby="causes">
