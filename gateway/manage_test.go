@@ -410,3 +410,26 @@ func TestHouse(t *testing.T) {
 		}
 	}
 }
+
+// Who comes without a path is led to the screens by a browser, and told what there is by anything else. Screens have no
+// say in what a program sees.
+func TestScreensAreForBrowsers(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	for _, c := range []struct {
+		path, accept string
+		status       int
+		says         string
+	}{
+		{"/", "text/html,application/xhtml+xml,*/*;q=0.8", http.StatusOK, `id="app"`},
+		{"/", "application/json", http.StatusOK, "topology_schema"},
+		{"/ui/trash", "text/html", http.StatusOK, `id="app"`},
+		{"/ui/trash", "application/json", http.StatusNotFound, "not-found"},
+		{"/ui/assets/none.js", "*/*", http.StatusNotFound, "not-found"},
+	} {
+		resp, body := d.send("", "GET", c.path, nil, "Accept", c.accept)
+		if resp.StatusCode != c.status || !strings.Contains(string(body), c.says) {
+			t.Errorf("%s for %s: %d %.100s", c.path, c.accept, resp.StatusCode, body)
+		}
+	}
+}

@@ -56,11 +56,12 @@ export async function call(method, path, body, headers = {}) {
   return text ? JSON.parse(text) : undefined;
 }
 
+// until waits for a fact. What is counted in the background is there after a minute and some seconds.
 export async function until(what, holds) {
-  for (const deadline = Date.now() + 60_000; ; ) {
+  for (const deadline = Date.now() + 150_000; ; ) {
     const got = await holds();
     if (got) return got;
-    if (Date.now() > deadline) throw new Error(`not so after a minute: ${what}`);
+    if (Date.now() > deadline) throw new Error(`never so: ${what}`);
     await new Promise((done) => setTimeout(done, 50));
   }
 }

@@ -40,29 +40,32 @@ function painted(line: string): ReactNode {
 
 export type Line = { text: string; no?: number; sign?: '+' | '−'; kind?: 'add' | 'del' | 'gap' };
 
-function LineOf({ line, json, gutter }: { line: Line; json: boolean; gutter: boolean }) {
+function LineOf({ line, json }: { line: Line; json: boolean }) {
   const cut = line.text.length > longLine;
   const text = cut ? line.text.slice(0, longLine) : line.text;
   return (
     <div className={line.kind ? `ln ${line.kind}` : 'ln'}>
-      {gutter && <span className="no">{line.no ?? ''}</span>}
-      {gutter && <span className="sign-c">{line.sign ?? ''}</span>}
+      <span className="no">{line.no ?? ''}</span>
+      <span className="sign-c">{line.sign ?? ''}</span>
       <bdi>
-        {json ? painted(text) : drawn(text)}
+        {json && line.kind !== 'gap' ? painted(text) : drawn(text)}
         {cut && <span className="ctl">{(line.text.length - longLine).toLocaleString('en-US')} more characters</span>}
       </bdi>
     </div>
   );
 }
 
-// Lines shows lines with their numbers. Few wrap; of many, only those in sight are laid out, and none wraps.
-export function Lines({ lines, json = false, label }: { lines: readonly Line[]; json?: boolean; label: string }) {
+type LinesProps = { lines: readonly Line[]; json?: boolean; table?: boolean; label: string };
+
+// Lines shows lines with their numbers. Few wrap, unless they are a table; of many, only those in sight are laid out, and
+// none wraps.
+export function Lines({ lines, json = false, table = false, label }: LinesProps) {
   const [top, setTop] = useState(0);
   if (lines.length <= manyLines) {
     return (
-      <div className="code" tabIndex={0} role="group" aria-label={label}>
+      <div className={table ? 'code still' : 'code'} tabIndex={0} role="group" aria-label={label}>
         {lines.map((line, i) => (
-          <LineOf key={i} line={line} json={json} gutter />
+          <LineOf key={i} line={line} json={json} />
         ))}
       </div>
     );
@@ -74,7 +77,7 @@ export function Lines({ lines, json = false, label }: { lines: readonly Line[]; 
       <div style={{ height: lines.length * lineHeight }}>
         <div style={{ transform: `translateY(${first * lineHeight}px)`, width: 'max-content', minWidth: '100%' }}>
           {shown.map((line, i) => (
-            <LineOf key={first + i} line={line} json={json} gutter />
+            <LineOf key={first + i} line={line} json={json} />
           ))}
         </div>
       </div>
@@ -83,7 +86,7 @@ export function Lines({ lines, json = false, label }: { lines: readonly Line[]; 
 }
 
 // Code shows one text.
-export function Code({ text, json, label }: { text: string; json?: boolean; label: string }) {
+export function Code({ text, ...props }: { text: string } & Omit<LinesProps, 'lines'>) {
   const lines = useMemo(() => text.split('\n').map((t, i) => ({ text: t, no: i + 1 })), [text]);
-  return <Lines lines={lines} json={json} label={label} />;
+  return <Lines lines={lines} {...props} />;
 }

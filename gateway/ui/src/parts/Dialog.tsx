@@ -33,7 +33,7 @@ export function Dialog({ title, aside, below, kind = 'dlg', onClose, footer, chi
       }}
       onMouseDown={(e) => e.target === ref.current && onClose()}
     >
-      <header>
+      <div className="head">
         <div>
           <div className="row">
             <h2 id={heading} tabIndex={-1} autoFocus className={kind === 'drawer' ? 'ell' : undefined}>
@@ -47,9 +47,9 @@ export function Dialog({ title, aside, below, kind = 'dlg', onClose, footer, chi
           </div>
           {below}
         </div>
-      </header>
+      </div>
       <div className="body">{children}</div>
-      {footer && <footer>{footer}</footer>}
+      {footer && <div className="foot">{footer}</div>}
     </dialog>
   );
 }

@@ -35,7 +35,7 @@ export function Payload({ content, type, size, href }: { content: Content; type?
         )}
         {views.length > 1 && <Segments label="How to show the payload" value={view} choices={views} onChange={setAsked} />}
       </div>
-      {size === 0 ? <p className="empty small">It is empty.</p> : <Code text={shown} json={view === 'pretty'} label="Payload" />}
+      {size === 0 ? <p className="empty small">It is empty.</p> : <Code text={shown} json={view === 'pretty'} table={view === 'hex'} label="Payload" />}
     </div>
   );
 }

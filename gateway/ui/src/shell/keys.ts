@@ -56,12 +56,13 @@ document.addEventListener('keydown', (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || !on) return;
   if (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.isContentEditable) return;
   const two = Date.now() - beforeAt < 1200 ? `${before} ${e.key}` : '';
-  const open = document.querySelector('dialog[open]');
-  const match = sets.findLast((set) => set.some((k) => k.keys === two || k.keys === e.key))?.find((k) => k.keys === two || k.keys === e.key);
   before = e.key;
   beforeAt = Date.now();
-  if (!match || (open && !open.contains(target))) return;
-  if (open && !open.hasAttribute('data-keys')) return;
+  // What stands over the page has the keys alone: those that came last, if it is a drawer, and none if it is a question.
+  const over = document.querySelector('dialog[open]');
+  const active = over ? (over.matches('.drawer') && document.querySelectorAll('dialog[open]').length === 1 ? sets.slice(-1) : []) : sets;
+  const match = active.flat().findLast((k) => k.keys === two || k.keys === e.key);
+  if (!match) return;
   before = '';
   e.preventDefault();
   match.run();
