@@ -38,6 +38,7 @@ func Diff(a, b Graph) []Change {
 	for i, from := range boundSettings(a.Bounds) {
 		changes = appendChange(changes, Change{Field: from.field, From: from.value, To: boundSettings(b.Bounds)[i].value})
 	}
+	changes = append(changes, diffEntities(a.Entities, b.Entities)...)
 	before, after := byName(a), byName(b)
 	for _, n := range b.Nodes {
 		if old, ok := before[n.Name]; ok {

@@ -17,6 +17,7 @@ func TestDiff(t *testing.T) {
 topology: orders
 description: Orders
 bounds: {messages: 10}
+entities: {order: $.id, shop: shop-id, user: $.user}
 nodes:
   inbox: {kind: start, followers: [check, old]}
   check: {kind: custom, worker: shop, timeout: 30s, followers: [store, audit]}
@@ -29,6 +30,7 @@ nodes:
 topology: orders
 description: Orders from the shop
 bounds: {messages: 20, bytes: 1024}
+entities: {invoice: [$.no, x-invoice], order: [$.id, $.order.id], user: [$.user]}
 nodes:
   audit: {kind: custom, worker: shop, action: audit}
   check: {kind: custom, worker: shop, timeout: 1m, order_by: $.id, retry: {attempts: 3, jitter: 0.2}, followers: [audit, new, store]}
@@ -42,6 +44,9 @@ nodes:
 	want := `~ description: Orders -> Orders from the shop
 ~ bounds.messages: 10 -> 20
 + bounds.bytes: 1KiB
++ entities.invoice: "[\"$.no\", x-invoice]"
+~ entities.order: $.id -> "[\"$.id\", \"$.order.id\"]"
+- entities.shop: shop-id
 ~ node check
 ~   timeout: 30s -> 1m
 +   order_by: $.id
@@ -69,7 +74,7 @@ nodes:
 	if got := topology.DiffText(changes); got != want {
 		t.Errorf("got\n%s", got)
 	}
-	got, err := json.Marshal(changes[1:6])
+	got, err := json.Marshal(slices.Concat(changes[1:3], changes[6:9]))
 	ok(t, err)
 	if want := `[{"op":"changed","field":"bounds.messages","from":"10","to":"20"},{"op":"added","field":"bounds.bytes","to":"1KiB"},` +
 		`{"op":"changed","node":"check","field":"timeout","from":"30s","to":"1m"},{"op":"added","node":"check","field":"order_by","to":"$.id"},` +

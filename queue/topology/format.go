@@ -19,6 +19,7 @@ func Format(g Graph) ([]byte, error) {
 	fmt.Fprintf(&b, "topology: %s\n", scalar(g.Name))
 	writeDescription(&b, g.Description)
 	writeBounds(&b, g.Bounds)
+	writeEntities(&b, g.Entities)
 	b.WriteString("nodes:\n")
 	for _, n := range g.Nodes {
 		fmt.Fprintf(&b, "  %s:\n", scalar(n.Name))
@@ -148,6 +149,16 @@ func writeBounds(b *bytes.Buffer, bounds Bounds) {
 		if !s.standard {
 			fmt.Fprintf(b, "  %s: %s\n", strings.TrimPrefix(s.field, "bounds."), s.value)
 		}
+	}
+}
+
+func writeEntities(b *bytes.Buffer, entities []Entity) {
+	if len(entities) == 0 {
+		return
+	}
+	b.WriteString("entities:\n")
+	for _, e := range entities {
+		fmt.Fprintf(b, "  %s: %s\n", scalar(e.Kind), e.written())
 	}
 }
 

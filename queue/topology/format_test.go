@@ -103,6 +103,17 @@ var graphs = rapid.Custom(func(t *rapid.T) topology.Graph {
 			Bytes:    rapid.OneOf(rapid.SampledFrom([]int64{0, 1, 1 << 10, 1 << 20, 1 << 30, 1 << 50}), rapid.Int64Range(0, 1<<50)).Draw(t, "bytes"),
 		},
 	}
+	for _, kind := range rapid.SliceOfNDistinct(names, 0, 8, rapid.ID).Draw(t, "entities") {
+		entity := topology.Entity{Kind: kind}
+		for _, from := range rapid.SliceOfNDistinct(rapid.OneOf(rapid.StringMatching(`[a-z0-9_-]{1,12}`), rapid.StringMatching(`\$(\.[a-zé]{1,5}|\[-?[1-9]\]|\['[a-z #"]{1,5}'\]){0,3}`)), 1, 4, rapid.ID).Draw(t, "from") {
+			o, err := topology.ParseOrderBy(from)
+			if err != nil {
+				t.Fatalf("%q: %v", from, err)
+			}
+			entity.From = append(entity.From, o)
+		}
+		g.Entities = append(g.Entities, entity)
+	}
 	labels := rapid.SliceOfNDistinct(names, 2, 9, rapid.ID).Draw(t, "nodes")
 	last := len(labels) - 1
 	for i, label := range labels {

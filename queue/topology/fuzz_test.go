@@ -19,6 +19,7 @@ func FuzzParse(f *testing.F) {
 		"topology: t\ndescription: |\n  a\n\n  b\nnodes:\n  in:\n    kind: start\n    followers:\n    - a\n    - \"b\"\n  a:\n    kind: batch\n    worker: w\n    retry:\n      factor: 1e0\n",
 		"{\"topology\":\"t\",\"nodes\":{\"in\":{\"kind\":\"start\",\"followers\":[\"in\",\"b\",\"b\"]},\"in\":null,7:[]}}",
 		"topology: t\nbounds: {messages: 1e5, bytes: 1GiB}\nnodes:\n  in: {kind: start, followers: [a]}\n  a:\n    kind: custom\n    worker: w\n    concurrency: 1\n    order_by: $.lines[0]['odd name']\n",
+		"topology: t\nentities: {order: [$.id, X-Order-Id], o-2: \"$['a b'][-1]\", order: [], 7: null}\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
 		"a: &a [*a]\n<<: *a\n", "? a\n: b\n", "!!str a: !b c\n", "- - - [[{a: {b: c}}]]\n", "a: >-\n  b\n # c\nd: 'e''f'\n", "%YAML 1.2\n---\na\n---\nb\n",
 		"topology: t\nnodes:\n  a: {kind: custom, worker: w, followers: [b]}\n  b: {kind: custom, worker: w, followers: [a]}\n", "a:\t- b\n", "[a: b, c]: d\n", "\"\\ud83d\\u0000\": \"\\x\"\n",
 	} {

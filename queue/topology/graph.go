@@ -17,10 +17,11 @@ const (
 // Graph is what a version of a topology does: its nodes, in the order of the
 // file, each with its followers. It is kept as JSON and comes back the same.
 type Graph struct {
-	Name        string `json:"name"`
-	Description string `json:"description,omitempty"`
-	Bounds      Bounds `json:"bounds,omitzero"`
-	Nodes       []Node `json:"nodes"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Bounds      Bounds   `json:"bounds,omitzero"`
+	Entities    []Entity `json:"entities,omitempty"`
+	Nodes       []Node   `json:"nodes"`
 }
 
 // Bounds are the most that a topology may have open, in all its versions together,

@@ -99,17 +99,33 @@ func (o OrderBy) Key(headers map[string]string, body []byte) string {
 	case o.header != "":
 		return textKey(o.headerValue(headers))
 	}
-	s := scanner{body: body}
-	value, ok := s.find(o.path)
-	if !ok {
-		return ""
-	}
-	switch value[0] {
-	case 'n':
-		return ""
-	case '{', '[':
+	value, ok := o.find(body)
+	if ok && (value[0] == '{' || value[0] == '[') {
 		return digestKey(string(value))
-	case '"':
+	}
+	return keyOfScalar(value)
+}
+
+// scalarKey is Key, but that a list or an object has none.
+func (o OrderBy) scalarKey(headers map[string]string, body []byte) string {
+	if o.header != "" {
+		return textKey(o.headerValue(headers))
+	}
+	value, _ := o.find(body)
+	return keyOfScalar(value)
+}
+
+func (o OrderBy) find(body []byte) ([]byte, bool) {
+	s := scanner{body: body}
+	return s.find(o.path)
+}
+
+// keyOfScalar is the key of a value that was found in a body; nil was not.
+func keyOfScalar(value []byte) string {
+	switch {
+	case len(value) == 0 || value[0] == 'n' || value[0] == '{' || value[0] == '[':
+		return ""
+	case value[0] == '"':
 		return textKey(unquote(value[1 : len(value)-1]))
 	}
 	return textKey(string(value))

@@ -41,7 +41,7 @@ func parse(file string, data []byte) (Graph, *report) {
 // Names of the fields, in the order in which Format writes them. The JSON Schema
 // has the same ones; a test holds them together.
 var (
-	topologyFields = []string{"$schema", "topology", "description", "bounds", "nodes"}
+	topologyFields = []string{"$schema", "topology", "description", "bounds", "entities", "nodes"}
 	boundsFields   = []string{"messages", "bytes"}
 	nodeFields     = []string{"kind", "worker", "action", "application", "timeout", "concurrency", "order_by", "retry", "title", "due", "may_act", "followers"}
 	retryFields    = []string{"attempts", "initial", "factor", "max", "jitter", "retry_after", "outage"}
@@ -70,6 +70,9 @@ func (r *reader) graph(root ast.Node) (Graph, bool) {
 	}
 	if n, ok := fields["bounds"]; ok {
 		r.bounds(n, &g.Bounds)
+	}
+	if n, ok := fields["entities"]; ok {
+		g.Entities = r.entities(n)
 	}
 	if n, ok := fields["nodes"]; ok {
 		g.Nodes = r.nodes(n)

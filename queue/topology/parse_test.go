@@ -69,6 +69,7 @@ func TestParseExample(t *testing.T) {
 		Name:        "orders",
 		Description: "Orders from the shop to the CRM, with the invoices of the day in between",
 		Bounds:      topology.Bounds{Messages: 100_000, Bytes: 1 << 30},
+		Entities:    []topology.Entity{{Kind: "order", From: []topology.OrderBy{orderBy(t, "$.order.id"), orderBy(t, "order-id")}}},
 		Nodes: []topology.Node{
 			{Name: "inbox", Kind: topology.Start, Followers: []string{"check"}},
 			{
@@ -174,7 +175,7 @@ func TestParseProblems(t *testing.T) {
 				`f.yaml:2: unknown field "worker": it belongs to a node`,
 				`f.yaml:5: node "a": unknown field "attempts": it belongs below ` + "`retry:`",
 				`f.yaml:5: node "a": unknown field "colour": the fields here are kind, worker, action, application, timeout, concurrency, order_by, retry, title, due, may_act, followers`,
-				`f.yaml:6: unknown field "version": the fields here are topology, description, bounds, nodes`,
+				`f.yaml:6: unknown field "version": the fields here are topology, description, bounds, entities, nodes`,
 			},
 		},
 		"unknown field of the retry policy": {
@@ -314,6 +315,29 @@ func TestParseProblems(t *testing.T) {
 				`f.yaml:3: bounds.messages 1.5 is not a whole number: round it`,
 				`f.yaml:4: bounds.bytes "1GB" is not a size: write a number of bytes, or one with its unit (KiB, MiB, GiB), such as 512MiB`,
 				`f.yaml:8: unknown field "messages": it belongs below ` + "`bounds:`",
+			},
+		},
+		"entities": {
+			"topology: t\nentities:\n  Order: $.id\n  order: [$.id, x id]\n  order: $.no\n  user:\n  shop: [a, A]\n  7: a\n  item: {a: b}\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{
+				`f.yaml:3: entity "Order" is not a name: use lower-case letters and digits, joined by single hyphens, at most 63 characters`,
+				`f.yaml:4: entity "order" is given twice: write one list of places`,
+				`f.yaml:4: entities.order "x id" cannot be a key: it is neither the name of a header (letters, digits, - and _) nor a path that begins with $: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+				`f.yaml:6: entities.user has no value: name a header, such as order-id, or one value of the body, such as $.order.id`,
+				`f.yaml:7: entities.shop names "a" twice: remove one of them`,
+				`f.yaml:8: the kind of an entity is a number, not text: put it in quotes`,
+				`f.yaml:9: entities.item is a mapping, not text: name a header, such as customer-id, or one value of the body, such as $.customer.id`,
+			},
+		},
+		"too many entities": {
+			"topology: t\nentities: {a: a, b: a, c: a, d: a, e: a, f: a, g: a, h: a, i: a}\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{"f.yaml:2: more than 8 entities: keep those that people ask for"},
+		},
+		"too many places": {
+			"topology: t\nentities:\n  a: [a, b, c, d, e]\n  b: []\nnodes:\n  in: {kind: start, followers: [a]}\n  a: {kind: custom, worker: w}\n",
+			[]string{
+				"f.yaml:3: entities.a names more than 4 places: keep those where the key stands in most messages",
+				"f.yaml:4: entities.b names no place: name a header, such as order-id, or one value of the body, such as $.order.id",
 			},
 		},
 		"bounds out of range": {

@@ -96,6 +96,7 @@ func fileSchema() schema {
 				Examples:    []any{"Orders from the shop to the CRM"},
 			}},
 			{"bounds", boundsSchema()},
+			{"entities", entitiesSchema()},
 			{"nodes", schema{
 				Type: "object", MinProperties: 1, MaxProperties: MaxNodes,
 				Description:          "The nodes by name. At least one is a start node, all others can be reached from one, and no node leads back to itself.",

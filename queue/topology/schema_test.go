@@ -80,6 +80,7 @@ func TestSchemaAgrees(t *testing.T) {
 		file("  a: {kind: connector, worker: w, application: x-1}\n"), file("  a: {kind: batch, worker: w}\n"),
 		custom("order_by: customer-id"), custom("order_by: X_1"), custom("order_by: '$'"), custom(`order_by: "$.a.b_1['c d'][\"e\"][0][-12]"`), custom("order_by: '$ [ 0 ] .é'"), custom("order_by: '$[\"\\u00e9\\\"\"]'"),
 		"bounds: {}\n" + custom(""), "bounds: {messages: 0, bytes: 0}\n" + custom(""), "bounds: {messages: 1000000000, bytes: 1GiB}\n" + custom(""), "bounds: {bytes: 0KiB}\n" + custom(""), "bounds: {bytes: 7}\n" + custom(""),
+		"entities: {}\n" + custom(""), "entities: {order: $.id, a-1: [X-Id, '$[0]']}\n" + custom(""),
 		file("  a: {kind: breakpoint}\n"), file("  a: {kind: breakpoint, title: 'Order {$.id}', due: 48h, may_act: [ann]}\n"),
 		"$schema: x\ndescription: \"a\\nb\\tc\"\n" + custom(""),
 	} {
@@ -100,6 +101,8 @@ func TestSchemaAgrees(t *testing.T) {
 		custom("order_by: '$[a]'"), custom("order_by: '$[01]'"), custom("order_by: '$a'"), custom("order_by: '$.a '"), custom("order_by: '$.1'"), custom("order_by: " + strings.Repeat("a", 201)),
 		"bounds: 7\n" + custom(""), "bounds: {messages: -1}\n" + custom(""), "bounds: {messages: 1000000001}\n" + custom(""), "bounds: {messages: 1KiB}\n" + custom(""), "bounds: {bytes: 1GB}\n" + custom(""), "bounds: {bytes: 1.5GiB}\n" + custom(""),
 		"bounds: {bytes: -1}\n" + custom(""), "bounds: {bytes: '7'}\n" + custom(""), "bounds: {edges: 1}\n" + custom(""), custom("bounds: {messages: 1}"), file("  a: {kind: start, order_by: x, followers: [b]}\n"),
+		"entities: 7\n" + custom(""), "entities: {Order: $.id}\n" + custom(""), "entities: {order: }\n" + custom(""), "entities: {order: 7}\n" + custom(""), "entities: {order: []}\n" + custom(""), "entities: {order: $.*}\n" + custom(""),
+		"entities: {order: [a, a]}\n" + custom(""), "entities: {order: [a, b, c, d, e]}\n" + custom(""), "entities: {a: a, b: a, c: a, d: a, e: a, f: a, g: a, h: a, i: a}\n" + custom(""), custom("entities: {order: $.id}"),
 		custom("followers: a"), custom("followers: [b, b]"), custom("followers: [B]"), custom("followers: [1]"), custom("followers: [null]"),
 		custom("retry: 3"), retry("attempts: 0"), retry("attempts: 1001"), retry("factor: 0.9"), retry("factor: 10.1"), retry("jitter: -0.1"), retry("jitter: 1.1"),
 		retry("retry_after: maybe"), retry("outage: maybe"), retry("attempt: 3"), retry("initial: 1"),
@@ -144,8 +147,9 @@ func TestSchemaOffersWhatIsTaken(t *testing.T) {
 	}
 	var schema struct {
 		Properties struct {
-			Bounds offer `json:"bounds"`
-			Nodes  struct {
+			Bounds   offer `json:"bounds"`
+			Entities offer `json:"entities"`
+			Nodes    struct {
 				AdditionalProperties offer `json:"additionalProperties"`
 			} `json:"nodes"`
 		} `json:"properties"`
@@ -168,6 +172,11 @@ func TestSchemaOffersWhatIsTaken(t *testing.T) {
 	}
 	for _, bounds := range schema.Properties.Bounds.Examples {
 		try("bounds", least(bounds))
+	}
+	for _, entities := range schema.Properties.Entities.Examples {
+		file := least(map[string]any{})
+		file["entities"] = entities
+		try("entities", file)
 	}
 	for field, offered := range schema.Properties.Bounds.Properties {
 		for _, value := range offered.Examples {

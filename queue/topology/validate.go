@@ -147,6 +147,8 @@ func checkTopology(g Graph, r *report) {
 	within(place{node: topologyItself, field: "bounds.messages"}, g.Bounds.Messages, messagesBounds, r)
 	within(place{node: topologyItself, field: "bounds.bytes"}, g.Bounds.Bytes, bytesBounds, r)
 
+	checkEntities(g, r)
+
 	at.field = "nodes"
 	switch {
 	case r.broken[at]:
