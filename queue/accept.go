@@ -58,6 +58,7 @@ type pendingEvent struct {
 	gauge      *gauge // of a topology with bounds, while it is not decided whether the event is stored
 	done       chan acceptResult
 	hold       hold // what a large body takes while it waits
+	keys       []topology.EntityKey
 }
 
 type acceptResult struct {
@@ -122,7 +123,7 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 	}
 	p := &pendingEvent{
 		Event: ev, version: v, process: e.clock.newProcessID(), legs: legs, headers: headers,
-		done: make(chan acceptResult, 1),
+		done: make(chan acceptResult, 1), keys: v.Graph.EntityKeys(ev.Headers, ev.Body),
 	}
 	if ev.Key != "" {
 		// The ledger is narrow: half a SHA-256 is as far from colliding as a random UUID.
@@ -343,6 +344,7 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		leg, p := &legs[n], batch[legs[n].event]
 		if n == 0 || legs[n-1].event != leg.event {
 			payload = 0 // the first leg of an event carries the body
+			a.entities.add(p.Tenant, p.process, ids[n], p.keys)
 		}
 		leg.claim = e.claimBirth(l, leg.edge, ids[n], len(p.Body))
 		if leg.claim != nil {
@@ -391,13 +393,14 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 		if a.held.any() {
 			sql, args = acceptHeldSQL, append(args, a.held.args()...)
 		}
-		rows, _ := e.pool.Query(ctx, sql, args...)
-		var ordinal int
-		_, err = pgx.ForEachRow(rows, []any{&ordinal}, func() error {
-			fresh[ordinal] = true
-			return nil
+		return news, a.entities.query(ctx, e.pool, sql, args, func(rows pgx.Rows) error {
+			var ordinal int
+			_, err := pgx.ForEachRow(rows, []any{&ordinal}, func() error {
+				fresh[ordinal] = true
+				return nil
+			})
+			return err
 		})
-		return news, err
 	}
 	batch := &pgx.Batch{}
 	queueLanes(batch, a.comes, nil)
@@ -408,6 +411,7 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 	batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		return news.read(rows, func(ordinal int64) { fresh[ordinal] = true })
 	})
+	a.entities.queue(batch)
 	return news, e.pool.SendBatch(ctx, batch).Close()
 }
 
@@ -428,6 +432,7 @@ type acceptArrays struct {
 	keys                      []string
 	comes                     []laneName // lanes that messages come to
 	held                      bornHold
+	entities                  entityArrays
 }
 
 func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {

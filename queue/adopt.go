@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -20,8 +21,15 @@ func (e *Engine) adopt(ctx context.Context, d *delivery) {
 	timed, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	err := pgx.BeginFunc(timed, e.pool, func(tx pgx.Tx) error {
-		return tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant, noSlot).
-			Scan(&headers, &body, &size)
+		if err := tx.QueryRow(timed, adoptSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant, noSlot).
+			Scan(&headers, &body, &size); err != nil {
+			return err
+		}
+		if keys := d.adoptedKeys(process, body); keys.any() {
+			_, err := tx.Exec(timed, entityKeysSQL, keys.args()...)
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		e.refuseAdoption(ctx, d, err)
@@ -46,18 +54,29 @@ func (e *Engine) adoptToLane(ctx context.Context, d *delivery) {
 		e.refuseAdoption(ctx, d, err)
 		return
 	}
-	lane := d.edge.laneOf(map[string]string{"content-type": "application/json"}, body)
+	process, lane := e.clock.newProcessID(), d.edge.laneOf(adoptedHeaders, body)
 	var news laneNews
 	batch := &pgx.Batch{}
 	queueLanes(batch, []laneName{lane}, nil)
-	batch.Queue(adoptLaneSQL, d.id, d.edge.tenant, e.clock.newProcessID(), d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant,
+	batch.Queue(adoptLaneSQL, d.id, d.edge.tenant, process, d.edge.version.ID, d.edge.from(), d.edge.id, d.life.claimant,
 		noSlot, body, lane.edge, lane.key).Query(func(rows pgx.Rows) error { return news.read(rows, func(int64) {}) })
+	keys := d.adoptedKeys(process, body)
+	keys.queue(batch)
 	if err := e.pool.SendBatch(ctx, batch).Close(); err != nil {
 		e.refuseAdoption(ctx, d, err)
 		return
 	}
 	e.abandon(d)
 	e.wake(news.woke)
+}
+
+// adoptedHeaders are those of a message that was adopted.
+var adoptedHeaders = map[string]string{"content-type": "application/json"}
+
+// adoptedKeys are what an adopted message is about.
+func (d *delivery) adoptedKeys(process uuid.UUID, body []byte) (a entityArrays) {
+	a.add(d.edge.tenant, process, d.id, d.edge.version.Graph.EntityKeys(adoptedHeaders, body))
+	return a
 }
 
 // from is the node that an edge leaves.

@@ -124,6 +124,7 @@ func check(ctx context.Context, tx pgx.Tx) (Report, error) {
 		{"counts of limits", c.checkLimits},
 		{"roll-ups", c.checkRollups},
 		{"idempotency keys", c.checkKeys},
+		{"keys of entities", c.checkEntityKeys},
 		{"foreign jobs", c.countForeign},
 		{"cancelled jobs", c.checkCancelled},
 		{"runners", c.checkRunners},
@@ -412,6 +413,22 @@ func (c *checker) checkKeys(ctx context.Context, tx pgx.Tx) error {
 	var id uuid.UUID
 	_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
 		c.violation("key-without-process", id.String(), "an idempotency key promises this process, which does not exist")
+		return nil
+	})
+	return err
+}
+
+// checkEntityKeys looks for keys of messages that are not there.
+func (c *checker) checkEntityKeys(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, `
+		select k.process_id, k.kind, k.value, k.message_id from sluice.entity_key k
+		left join sluice.message m on m.tenant_id = k.tenant_id and m.process_id = k.process_id and m.id = k.message_id
+		where m.id is null and k.process_id >= $1`, c.since)
+	var id uuid.UUID
+	var kind, value string
+	var message int64
+	_, err := pgx.ForEachRow(rows, []any{&id, &kind, &value, &message}, func() error {
+		c.violation("entity-without-message", id.String(), "it is about %s %q because of message %d, which does not exist", kind, value, message)
 		return nil
 	})
 	return err

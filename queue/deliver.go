@@ -44,9 +44,10 @@ type settlement struct {
 	cursor     string           // of the next page; of repeat, if it takes the place of the delivery's
 	response   *worker.Response // of a worker that did not take the message; nil: none came
 	successors []successor
-	room       worker.Room // what the reply takes; nil: nothing
-	refused    bool        // it stands for one that Postgres refused
-	committed  bool        // of one under a token, when its run has been told; guarded by its lock until then
+	entityKeys map[topology.EntityKey]bool // of the successors
+	room       worker.Room                 // what the reply takes; nil: nothing
+	refused    bool                        // it stands for one that Postgres refused
+	committed  bool                        // of one under a token, when its run has been told; guarded by its lock until then
 }
 
 // drop gives back what a settlement takes of memories, when it is decided.
@@ -78,8 +79,9 @@ type successor struct {
 	headers map[string]string
 	encoded string
 	body    []byte
-	shares  int   // the body is stored with the successor that many places before this one; 0: see payload
-	payload int64 // the message that the body is stored with; 0: this one
+	shares  int                  // the body is stored with the successor that many places before this one; 0: see payload
+	payload int64                // the message that the body is stored with; 0: this one
+	keys    []topology.EntityKey // that no other of the settlement has
 }
 
 // size is what the settlement weighs in a flush.
@@ -264,10 +266,10 @@ func (s *settlement) giveUp(reason string, args ...any) {
 // addSuccessors puts one message on each of the target edges. Its body is stored once: with the first, or not at all
 // when it is the body that came.
 func (s *settlement) addSuccessors(m worker.Message, targets []*edge) {
-	encoded := s.d.encoded
+	encoded, changed := s.d.encoded, !sameMap(m.Headers, s.d.headers)
 	if len(m.Headers) == 0 {
 		encoded = "{}"
-	} else if !sameMap(m.Headers, s.d.headers) {
+	} else if changed {
 		encoded, _ = marshalHeaders(m.Headers) // a map of strings always encodes
 	}
 	for i, to := range targets {
@@ -279,6 +281,9 @@ func (s *settlement) addSuccessors(m worker.Message, targets []*edge) {
 			next.shares = i
 		case next.body == nil:
 			next.body = []byte{}
+		}
+		if i == 0 && (changed || !m.SameBody) { // as it is, it has the keys that came
+			next.keys = s.newEntityKeys(m.Headers, next.body)
 		}
 		s.successors = append(s.successors, next)
 	}

@@ -225,6 +225,7 @@ type flush struct {
 	comes   []laneName // lanes that births come to
 	spots   spotArrays
 	held    bornHold
+	keys    entityArrays
 }
 
 // itemArrays and bornArrays are the arguments of handOffSQL, a column each.
@@ -327,6 +328,7 @@ func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, err
 			}
 			f.held.add(next.edge, limit, next.headers)
 			f.addBirthSpot(next)
+			f.keys.add(s.d.edge.tenant, s.d.process, id, next.keys)
 			f.claims = append(f.claims, d)
 			f.births = append(f.births, next.edge)
 			f.parent = append(f.parent, i)
@@ -427,8 +429,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	}
 	done = make([]bool, len(f.batch))
 	if f.plain() {
-		rows, _ := e.pool.Query(ctx, handOffDoneSQL, args...)
-		return done, news, noteDone(rows, done)
+		return done, news, f.keys.query(ctx, e.pool, handOffDoneSQL, args, func(rows pgx.Rows) error { return noteDone(rows, done) })
 	}
 	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes, i.responses)
 	if !f.ordered {
@@ -436,8 +437,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 		if f.held.any() {
 			sql, args = handOffHeldSQL, append(args, f.held.args()...)
 		}
-		rows, _ := e.pool.Query(ctx, sql, args...)
-		return done, news, noteDone(rows, done)
+		return done, news, f.keys.query(ctx, e.pool, sql, args, func(rows pgx.Rows) error { return noteDone(rows, done) })
 	}
 	s := &f.spots
 	batch := &pgx.Batch{}
@@ -449,6 +449,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	}
 	batch.Queue(sql, args...).
 		Query(func(rows pgx.Rows) error { return news.read(rows, func(n int64) { done[n-1] = true }) })
+	f.keys.queue(batch)
 	return done, news, e.pool.SendBatch(ctx, batch).Close()
 }
 

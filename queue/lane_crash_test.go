@@ -33,6 +33,7 @@ func TestOrderUnderFire(t *testing.T) {
 	r.moveWorker(server.URL)
 	r.publish(`
 topology: flow
+entities: {customer: Customer}
 nodes:
   in: {kind: start, followers: [a]}
   a: {kind: custom, worker: demo, order_by: customer, followers: [five], retry: {attempts: 1000, initial: 5ms, max: 20ms}}

@@ -143,7 +143,7 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, r Resendin
 			lane[i], key[i], come = l.edge, l.key, append(come, l)
 		}
 	}
-	sent := map[process.MessageID]process.MessageID{}
+	sent, edges := map[process.MessageID]process.MessageID{}, map[process.MessageID]int64{}
 	var queues []string
 	batch := &pgx.Batch{}
 	queueLanes(batch, come, nil)
@@ -151,13 +151,17 @@ func (e *Engine) Resend(ctx context.Context, tx pgx.Tx, tenant int64, r Resendin
 		var id uuid.UUID
 		var from, to, edge int64
 		_, err := pgx.ForEachRow(rows, []any{&id, &from, &to, &edge}, func() error {
-			sent[process.MessageID{Process: id, Number: from}] = process.MessageID{Process: id, Number: to}
+			now := process.MessageID{Process: id, Number: to}
+			sent[process.MessageID{Process: id, Number: from}], edges[now] = now, edge
 			queues = append(queues, queueName(edge))
 			return nil
 		})
 		return err
 	})
-	return sent, queues, tx.SendBatch(ctx, batch).Close()
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, nil, err
+	}
+	return sent, queues, e.keepReplacedKeys(ctx, tx, tenant, sent, edges)
 }
 
 // lanesOf tells to which lanes messages of the trash go: those of them that are before nodes that keep order. An edit may

@@ -18,6 +18,7 @@ var partitioned = []struct{ table, with string }{
 	{"process", " with (fillfactor = 70)"},
 	{"message", ""},
 	{"attempt", ""},
+	{"entity_key", ""},
 }
 
 // ensurePartitions creates the partitions of today and the days to come. A partition is made as a table of its own and

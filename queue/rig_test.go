@@ -234,6 +234,7 @@ func (r *rig) clean() {
 	for _, v := range report.Violations {
 		r.t.Errorf("%s: %s: %s", v.Rule, v.ID, v.Detail)
 	}
+	r.proveEntityKeys()
 	if r.engine != nil && report.Places.Waiting+report.Places.Running+report.Places.Retrying == 0 {
 		free(r.t, r.engine)
 	}

@@ -192,9 +192,10 @@ func compare(t *testing.T, where string, got map[effect]int, want []effect) {
 	}
 }
 
-// storm has all that a topology can have: ways that part and meet, splitting, filtering, a batch.
+// storm has all that a topology can have: ways that part and meet, splitting, filtering, a batch, keys of entities.
 const storm = `
 topology: flow
+entities: {event: event-id, part: [step, nothing]}
 nodes:
   in: {kind: start, followers: [a]}
   a: {kind: custom, worker: demo, followers: [b, c], retry: {initial: 50ms}}
@@ -211,7 +212,8 @@ func stormFlow(node, body string, page int) worker.Reply {
 	send := func(texts ...string) worker.Reply {
 		var messages []worker.Message
 		for _, text := range texts {
-			messages = append(messages, worker.Message{Body: []byte(body + "|" + text)})
+			id, _, _ := strings.Cut(body, "|")
+			messages = append(messages, worker.Message{Headers: map[string]string{"event-id": id, "step": text}, Body: []byte(body + "|" + text)})
 		}
 		return worker.Send(messages...)
 	}

@@ -185,7 +185,7 @@ func deleteProcesses(ctx context.Context, pool *pgxpool.Pool, tenant int64, verd
 			    select min(started_at) as first, max(started_at) as last from sluice.process where tenant_id = $1 and id = any($2::uuid[])
 			) p
 			where k.tenant_id = $1 and k.process_id = any($2::uuid[]) and k.created_at between p.first and p.last`, tenant, going)
-		for _, table := range []string{"message", "attempt", "batch_cursor", "decision"} {
+		for _, table := range []string{"message", "attempt", "entity_key", "batch_cursor", "decision"} {
 			batch.Queue(`delete from sluice.`+table+` where tenant_id = $1 and process_id = any($2::uuid[])`, tenant, going)
 		}
 		batch.Queue(`delete from sluice.process where tenant_id = $1 and id = any($2::uuid[])`, tenant, going)
