@@ -13,6 +13,7 @@ import (
 	"sluice/openapi"
 	"sluice/queue"
 	"sluice/queue/process"
+	"sluice/queue/topology"
 	"sluice/trash"
 )
 
@@ -74,6 +75,13 @@ type processView struct {
 	Terminated    int        `json:"terminated"`
 	StartedAt     time.Time  `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at,omitempty" doc:"Absent while anything is on its way or in the trash"`
+
+	Entities []entityKeyView `json:"entities,omitempty" maxItems:"100" doc:"What it is about, as its topology declares it; lists leave it out"`
+}
+
+type entityKeyView struct {
+	Kind  string `json:"kind" example:"order"`
+	Value string `json:"value" example:"ABC-123"`
 }
 
 // MessageView is a message as the contract shows it.
@@ -207,14 +215,19 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	Version  int    `query:"version" minimum:"1" maximum:"2147483647" doc:"Only of this version of it"`
 	State    string `query:"state" enum:"running,failed,parked,terminated,rejected,done" doc:"Only in this state"`
 
-	ID    string    `query:"correlation_id" pattern:"^$|^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"a correlation id in lower case" doc:"Only this one"`
-	From  time.Time `query:"from" doc:"Only what came in then or later, by the time that its correlation id begins with; that is some milliseconds before started_at"`
-	Until time.Time `query:"until" doc:"Only what came in before then"`
+	ID     string    `query:"correlation_id" pattern:"^$|^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"a correlation id in lower case" doc:"Only this one"`
+	Entity string    `query:"entity" maxLength:"1000" doc:"Only what is about this entity, as KIND:VALUE, or VALUE of any kind" example:"order:ABC-123"`
+	From   time.Time `query:"from" doc:"Only what came in then or later, by the time that its correlation id begins with; that is some milliseconds before started_at"`
+	Until  time.Time `query:"until" doc:"Only what came in before then"`
 }) (*answer[openapi.List[processView]], error) {
 	if in.Version != 0 && in.Topology == "" {
 		return nil, versionAlone()
 	}
-	f := process.Filter{Topology: in.Topology, Version: in.Version, State: process.State(in.State), From: in.From, Until: in.Until, Limit: in.Limit}
+	entity, err := entityOf(in.Entity, openapi.Detail{Location: "query.entity"})
+	if err != nil {
+		return nil, err
+	}
+	f := process.Filter{Entity: entity, Topology: in.Topology, Version: in.Version, State: process.State(in.State), From: in.From, Until: in.Until, Limit: in.Limit}
 	if in.ID != "" {
 		f.ID = correlationID(in.ID).uuid()
 	}
@@ -222,7 +235,7 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 		return nil, err
 	}
 	var page process.Page
-	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
+	err = g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
 		page, err = process.List(ctx, tx, by.TenantID, f)
 		return err
 	})
@@ -239,6 +252,19 @@ func (g *gateway) listProcesses(ctx context.Context, in *struct {
 	return &answer[openapi.List[processView]]{list}, err
 }
 
+// entityOf reads what people ask for; nothing is nothing. What is wrong with it is told at a place.
+func entityOf(text string, at openapi.Detail) (process.Entity, error) {
+	if text == "" {
+		return process.Entity{}, nil
+	}
+	key, err := topology.ParseEntityKey(text)
+	if err != nil {
+		at.Detail = err.Error()
+		return process.Entity{}, openapi.ValidationFailed.Because("%s", err).With(at)
+	}
+	return process.Entity(key), nil
+}
+
 // versionAlone refuses a filter that says which version, but not of what.
 func versionAlone() error {
 	return openapi.ValidationFailed.Because("a version is of a topology: name that too").
@@ -246,12 +272,20 @@ func versionAlone() error {
 }
 
 func (g *gateway) getProcess(ctx context.Context, in *ProcessPath) (*answer[processView], error) {
-	var p process.Process
-	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) (err error) {
-		p, err = process.Find(ctx, tx, by.TenantID, in.ID.uuid())
+	var view processView
+	err := g.look(ctx, func(tx pgx.Tx, by auth.Principal) error {
+		p, err := process.Find(ctx, tx, by.TenantID, in.ID.uuid())
+		if err != nil {
+			return err
+		}
+		view = viewOfProcess(p)
+		about, err := process.Entities(ctx, tx, by.TenantID, p.ID)
+		for _, e := range about {
+			view.Entities = append(view.Entities, entityKeyView(e))
+		}
 		return err
 	})
-	return &answer[processView]{viewOfProcess(p)}, err
+	return &answer[processView]{view}, err
 }
 
 func viewOfProcess(p process.Process) processView {

@@ -32,6 +32,7 @@ type bulkFilterView struct {
 	Class        string        `json:"class,omitempty" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"Only this kind of failure"`
 	Cause        causeID       `json:"cause,omitempty" doc:"Only with this cause"`
 	Correlation  correlationID `json:"correlation_id,omitempty" doc:"Only of this process"`
+	Entity       string        `json:"entity,omitempty" maxLength:"1000" doc:"Only of processes that are about this entity, as KIND:VALUE, or VALUE of any kind"`
 	FailedAfter  *time.Time    `json:"failed_after,omitempty" doc:"Only what failed then or later"`
 	FailedBefore *time.Time    `json:"failed_before,omitempty" doc:"Only what failed before then"`
 	Assigned     string        `json:"assigned_to,omitempty" maxLength:"200" doc:"Only what is theirs"`
@@ -43,7 +44,12 @@ func (f bulkFilterView) filter() (trash.Filter, error) {
 		return trash.Filter{}, openapi.ValidationFailed.Because("a version is of a topology: name that too").
 			With(openapi.Detail{Detail: "needs a topology", Pointer: "#/filter/version"})
 	}
+	entity, err := entityOf(f.Entity, openapi.Detail{Pointer: "#/filter/entity"})
+	if err != nil {
+		return trash.Filter{}, err
+	}
 	asked := trash.Filter{
+		Entity:   entity,
 		Topology: f.Topology, Version: f.Version, Node: f.Node, Application: f.Application, Worker: f.Worker,
 		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(), Assigned: f.Assigned, Text: f.Text,
 		Type: trash.Type(f.Type),

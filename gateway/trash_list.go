@@ -26,6 +26,7 @@ type TrashFilter struct {
 	Class        string        `query:"class" enum:"rejected,exhausted,reply,storage,cancelled,deleted" doc:"Only this kind of failure"`
 	Cause        causeID       `query:"cause" doc:"Only with this cause"`
 	Correlation  correlationID `query:"correlation_id" doc:"Only of this process"`
+	Entity       string        `query:"entity" maxLength:"1000" doc:"Only of processes that are about this entity, as KIND:VALUE, or VALUE of any kind" example:"order:ABC-123"`
 	FailedAfter  time.Time     `query:"failed_after" doc:"Only what failed then or later"`
 	FailedBefore time.Time     `query:"failed_before" doc:"Only what failed before then"`
 	Assigned     string        `query:"assigned_to" maxLength:"200" doc:"Only what is theirs"`
@@ -35,11 +36,13 @@ func (f TrashFilter) filter() (trash.Filter, error) {
 	if f.Version != 0 && f.Topology == "" {
 		return trash.Filter{}, versionAlone()
 	}
+	entity, err := entityOf(f.Entity, openapi.Detail{Location: "query.entity"})
 	return trash.Filter{
+		Entity:   entity,
 		Topology: f.Topology, Version: f.Version, Node: f.Node, Application: f.Application, Worker: f.Worker,
 		Class: process.Class(f.Class), Cause: f.Cause.parse(), Process: f.Correlation.uuid(), Assigned: f.Assigned,
 		From: f.FailedAfter, Until: f.FailedBefore, Type: trash.Type(f.Type), DueBefore: f.DueBefore,
-	}, nil
+	}, err
 }
 
 // causeID is a cause as the API shows it: the hash in hex digits.

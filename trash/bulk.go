@@ -195,20 +195,11 @@ func freeze(ctx context.Context, tx pgx.Tx, tenant, bulk int64, f Filter) (total
 
 // freezeSQL takes those that pass among the next entries of a source into a bulk, and tells how far it has looked.
 func freezeSQL(from string) string {
-	entries := `
-    select * from sluice.trash
-    ` + from + ` and (failed_at, message_id) > ($2, $3) and failed_at < $4
-    order by failed_at, message_id limit $5`
-	if from == fromEdges {
-		entries = `
-    select r.* from unnest($12::bigint[]) as e(id) cross join lateral (` + entries + `) r
-    order by r.failed_at, r.message_id limit $5`
-	}
 	return `
-with looked as materialized (` + entries + `
+with looked as materialized (` + entriesSQL(from, ">", "failed_at < $4", "asc") + `
 ), frozen as (
     insert into sluice.bulk_item (tenant_id, bulk_id, message_id, process_id, revision)
-    select tenant_id, $16::bigint, message_id, process_id, revision from looked l
+    select tenant_id, $19::bigint, message_id, process_id, revision from looked l
     where ` + passes + `
     order by failed_at, message_id limit $6
     on conflict do nothing

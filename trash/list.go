@@ -115,6 +115,7 @@ const (
 	fromCause   = `where tenant_id = $1 and cause = $8`
 	fromProcess = `where tenant_id = $1 and process_id = $9`
 	fromEdges   = `where tenant_id = $1 and edge_id = e.id`
+	fromEntity  = `where tenant_id = $1 and process_id = e.id`
 )
 
 // source picks the index that leads to the fewest candidates.
@@ -132,13 +133,22 @@ func (f Filter) source(ctx context.Context, tx pgx.Tx, tenant int64) (source, er
 	if f.Type == Parked && f.Class == "" {
 		f.Class, asked = process.ClassBreakpoint, asked+1
 	}
+	about, everywhere, err := f.about(ctx, tx, tenant)
+	if err != nil {
+		return source{}, err
+	}
+	if !f.Entity.IsZero() {
+		asked++
+	}
 	s := source{
-		from: fromAll, partly: asked > 1 || f.Assigned != "" || f.Text != "" || f.Type == Failed || !f.DueBefore.IsZero(),
-		args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges, f.Assigned, string(f.Type), f.dueBefore()},
+		from: fromAll, partly: asked > 1 || f.Assigned != "" || f.Text != "" || f.Type == Failed || !f.DueBefore.IsZero() || !everywhere.IsZero(),
+		args: []any{string(f.Class), f.Cause, f.Process, f.Text, likeText(f.Text), edges, f.Assigned, string(f.Type), f.dueBefore(), about, everywhere.Kind, everywhere.Value},
 	}
 	switch {
 	case f.Process != uuid.Nil:
 		s.from = fromProcess
+	case about != nil:
+		s.from = fromEntity
 	case f.Cause != nil:
 		s.from = fromCause
 	case edges != nil:
@@ -147,6 +157,25 @@ func (f Filter) source(ctx context.Context, tx pgx.Tx, tenant int64) (source, er
 		s.from = fromClass
 	}
 	return s, nil
+}
+
+// mostAbout is how many processes of an entity are looked into one by one.
+const mostAbout = 1000
+
+// about are the processes that are about the entity that the filter names, if they are few; nil if it names none. Of an
+// entity of many, what else the filter finds is looked through everywhere.
+func (f Filter) about(ctx context.Context, tx pgx.Tx, tenant int64) (about []uuid.UUID, everywhere process.Entity, err error) {
+	if f.Entity.IsZero() {
+		return nil, process.Entity{}, nil
+	}
+	about, err = process.About(ctx, tx, tenant, f.Entity, mostAbout+1)
+	if len(about) > mostAbout {
+		return nil, f.Entity, err
+	}
+	if about == nil {
+		about = []uuid.UUID{} // there are none
+	}
+	return about, process.Entity{}, err
 }
 
 // edges are those that the filter names, nil if it names none.
@@ -191,17 +220,8 @@ func listSQL(from string, o Order) string {
 	if o == Newest {
 		beyond, direction, back, within = "<", "desc", "asc", "failed_at >= $4"
 	}
-	entries := `
-    select * from sluice.trash
-    ` + from + ` and (failed_at, message_id) ` + beyond + ` ($2, $3) and ` + within + `
-    order by failed_at ` + direction + `, message_id ` + direction + ` limit $5`
-	if from == fromEdges { // the next of the next of each edge
-		entries = `
-    select r.* from unnest($12::bigint[]) as e(id) cross join lateral (` + entries + `) r
-    order by r.failed_at ` + direction + `, r.message_id ` + direction + ` limit $5`
-	}
 	return `
-with looked as materialized (` + entries + `
+with looked as materialized (` + entriesSQL(from, beyond, within, direction) + `
 ), judged as (
     select l.*, coalesce(` + passes + `, false) as passes, (select count(*)::int from looked) as looked,
            (failed_at, message_id) = (select failed_at, message_id from looked order by failed_at ` + back + `, message_id ` + back + ` limit 1) as last
@@ -213,10 +233,28 @@ from (
 order by r.failed_at ` + direction + `, r.message_id ` + direction
 }
 
+// entriesSQL reads the next $5 entries of a source: where it has several parts, the next of the next of each.
+func entriesSQL(from, beyond, within, direction string) string {
+	next := `
+    select * from sluice.trash
+    ` + from + ` and (failed_at, message_id) ` + beyond + ` ($2, $3) and ` + within + `
+    order by failed_at ` + direction + `, message_id ` + direction + ` limit $5`
+	parts, several := map[string]string{fromEdges: `$12::bigint[]`, fromEntity: `$16::uuid[]`}[from]
+	if !several {
+		return next
+	}
+	return `
+    select r.* from unnest(` + parts + `) as e(id) cross join lateral (` + next + `) r
+    order by r.failed_at ` + direction + `, r.message_id ` + direction + ` limit $5`
+}
+
 // What an entry must be to pass, and what it looks like. A body that several messages share lies with one of them.
 var (
 	passes = `($7 = '' or class = $7) and ($8::bigint is null or cause = $8) and ($9 = '` + uuid.Nil.String() + `'::uuid or process_id = $9)
-        and ($12::bigint[] is null or edge_id = any($12))
+        and ($12::bigint[] is null or edge_id = any($12)) and ($16::uuid[] is null or process_id = any($16))
+        and ($18 = '' or exists (
+            select from sluice.entity_key k
+            where k.tenant_id = l.tenant_id and k.process_id = l.process_id and ($17 = '' or k.kind = $17) and k.value = $18))
         and ($14 = '' or (coalesce(class, '') = 'breakpoint') = ($14 = 'breakpoint')) and ($15::timestamptz is null or due_at < $15)
         and ($13 = '' or assigned_to = $13) and ($10 = '' or reason ilike $11 or exists (
             select from sluice.message m
@@ -303,8 +341,12 @@ func (t *Trash) Groups(ctx context.Context, tenant int64, f Filter, limit int) (
 		if err != nil {
 			return err
 		}
+		about, everywhere, err := f.about(ctx, tx, tenant)
+		if err != nil {
+			return err
+		}
 		start, end := f.window(Oldest)
-		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit, f.Assigned, string(f.Type), f.dueBefore())
+		rows, _ := tx.Query(ctx, groupsSQL, tenant, start.FailedAt, end, string(f.Class), f.Cause, f.Process, edges, limit, f.Assigned, string(f.Type), f.dueBefore(), about, everywhere.Kind, everywhere.Value)
 		var group Group
 		_, err = pgx.ForEachRow(rows, []any{
 			&group.Cause, &group.Class, &group.Reason, &group.Count, &group.FirstSeen, &group.LastSeen, &g.Causes, &g.Entries,
@@ -323,10 +365,13 @@ select g.cause, coalesce(g.class, ''), coalesce(r.reason, ''), g.n, g.first_seen
 from (
     select cause, class, count(*) as n, min(failed_at) as first_seen, max(failed_at) as last_seen,
            count(*) over () as causes, (sum(count(*)) over ())::bigint as entries
-    from sluice.trash
+    from sluice.trash l
     where tenant_id = $1 and failed_at >= $2 and failed_at < $3 and ($4 = '' or class = $4) and ($5::bigint is null or cause = $5)
     and ($6 = '` + uuid.Nil.String() + `'::uuid or process_id = $6) and ($7::bigint[] is null or edge_id = any($7)) and ($9 = '' or assigned_to = $9)
     and ($10 = '' or (coalesce(class, '') = 'breakpoint') = ($10 = 'breakpoint')) and ($11::timestamptz is null or due_at < $11)
+    and ($12::uuid[] is null or process_id = any($12)) and ($14 = '' or exists (
+        select from sluice.entity_key k
+        where k.tenant_id = l.tenant_id and k.process_id = l.process_id and ($13 = '' or k.kind = $13) and k.value = $14))
     group by cause, class
     order by n desc, cause limit $8
 ) g

@@ -21,7 +21,8 @@ var full = flag.Bool("sluice.full", false, "look at a million entries")
 
 // many is a trash with entries of flow v1 and v2, at nodes a and b, and of a topology that was deleted, among the messages
 // of processes of four, and as many of another tenant. They failed in another order than they came, some at the same time,
-// for three reasons of three classes, of which the third is rare; some have not been sorted.
+// for three reasons of three classes, of which the third is rare; some have not been sorted. Few are about an order, all about a
+// currency.
 const many = `
 insert into sluice.tenant (id, name) overriding system value values (2, 'other');
 insert into sluice.topology (tenant_id, id, name, deleted_at) overriding system value values (1, 1, 'flow', null), (1, 2, 'gone', now()), (2, 3, 'flow', null);
@@ -40,6 +41,10 @@ select tenant_id, process_id, id, edge_id, 1, case when id % 7 = 0 then 'order '
        case when id % 5000 = 1 then 'cancelled' when id % 7 = 0 then 'exhausted' when id % 7 = 1 then null else 'rejected' end,
        case when id % 7 = 0 then 17 when id % 7 = 1 then null else -18 end
 from sluice.message;
+insert into sluice.entity_key (tenant_id, process_id, kind, value, message_id)
+select t.id, md5(p::text)::uuid, k.kind, k.value, 1
+from generate_series(0, {n} / 4) p, (values (1), (2)) t(id), (values ('order', 'few', 3), ('user', 'few', 4), ('currency', 'EUR', null)) k(kind, value, which)
+where which is null or p % 500 = which;
 `
 
 // withMany makes a database with a trash of so many entries.
@@ -114,6 +119,13 @@ func TestListShowsAll(t *testing.T) {
 		{trash.Filter{Type: trash.Parked}, `false`},
 		{trash.Filter{Type: trash.Parked, Class: process.ClassExhausted}, `false`},
 		{trash.Filter{DueBefore: second(100)}, `false`},
+		{trash.Filter{Entity: process.Entity{Kind: "order", Value: "few"}}, about("order", "few")},
+		{trash.Filter{Entity: process.Entity{Kind: "order", Value: "few"}, Class: process.ClassExhausted, Topology: "flow"}, about("order", "few") + ` and class = 'exhausted' and e.id < 5`},
+		{trash.Filter{Entity: process.Entity{Value: "few"}}, `(` + about("order", "few") + ` or ` + about("user", "few") + `)`},
+		{trash.Filter{Entity: process.Entity{Kind: "currency", Value: "EUR"}}, `true`},
+		{trash.Filter{Entity: process.Entity{Kind: "currency", Value: "EUR"}, Node: "b"}, `e.id in (2, 4)`},
+		{trash.Filter{Entity: process.Entity{Kind: "order", Value: "EUR"}}, `false`},
+		{trash.Filter{Entity: process.Entity{Value: "none"}, Node: "a"}, `false`},
 		{trash.Filter{Text: "LATE"}, `cause = 17`},
 		{trash.Filter{Text: "with 100%"}, `r.message_id > 3`}, // the first three have no body
 		{trash.Filter{Text: "with 1__%"}, `false`},
@@ -131,8 +143,16 @@ func TestListShowsAll(t *testing.T) {
 			if got := pages(t, desk, c.filter, o, 900); !slices.Equal(got, want) {
 				t.Errorf("%+v, %s: %d entries, want %d", c.filter, o, len(got), len(want))
 			}
+			if g, err := desk.Groups(t.Context(), tenant, c.filter, 10); c.filter.Text == "" && (err != nil || g.Entries != int64(len(want))) {
+				t.Errorf("%+v: groups of %d entries, want %d (%v)", c.filter, g.Entries, len(want), err)
+			}
 		}
 	}
+}
+
+// about tells of an entry r whether its process is about an entity.
+func about(kind, value string) string {
+	return fmt.Sprintf(`r.process_id in (select process_id from sluice.entity_key where tenant_id = 1 and kind = '%s' and value = '%s')`, kind, value)
 }
 
 // Groups count each entry once, by its cause, and say when it was first and last seen.
@@ -185,6 +205,8 @@ func TestListPlans(t *testing.T) {
 			{"trash_class_idx", trash.Filter{Type: trash.Parked}},
 			{"trash_failed_idx", trash.Filter{Type: trash.Failed}},
 			{"trash_pkey", trash.Filter{Process: uuid.New()}},
+			{"trash_pkey", trash.Filter{Entity: process.Entity{Value: "few"}, Node: "b"}},
+			{"trash_failed_idx", trash.Filter{Entity: process.Entity{Kind: "currency", Value: "EUR"}}},
 		} {
 			for _, o := range []trash.Order{trash.Oldest, trash.Newest} {
 				var plan []string
@@ -210,7 +232,7 @@ func TestListPlans(t *testing.T) {
 			}
 		}
 	}
-	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10, "", "", nil); !strings.Contains(plan, "trash_") {
+	if plan := pgtest.Explain(t, tenants, trash.GroupsSQL, 1, second(0), second(1), "", nil, uuid.Nil, nil, 10, "", "", nil, nil, "", ""); !strings.Contains(plan, "trash_") {
 		t.Errorf("groups:\n%s", plan)
 	}
 }
@@ -228,6 +250,7 @@ func TestMillion(t *testing.T) {
 		{}, {From: second(300_000)}, {Topology: "flow"}, {Application: "crm"}, {Worker: "demo", From: second(300_000)}, {Cause: &late}, {Cause: &late, Node: "b"},
 		{Class: process.ClassCancelled}, {Class: process.ClassCancelled, Node: "b"}, {Process: uuid.MustParse("c4ca4238-a0b9-2382-0dcc-509a6f75849b")},
 		{Type: trash.Parked}, {Type: trash.Failed}, {DueBefore: second(500_000)}, {Text: "nowhere"}, {Text: "late", From: second(500_000)},
+		{Entity: process.Entity{Kind: "order", Value: "few"}}, {Entity: process.Entity{Value: "EUR"}}, {Entity: process.Entity{Value: "EUR"}, Class: process.ClassCancelled},
 	} {
 		for _, o := range []trash.Order{trash.Oldest, trash.Newest} {
 			best := time.Hour

@@ -192,10 +192,11 @@ type Filter struct {
 	Class       process.Class
 	Cause       *int64
 	Process     uuid.UUID
-	From, Until time.Time // when it failed: from then on, and before then
-	DueBefore   time.Time // only what is due, before then
-	Assigned    string    // to whom
-	Text        string    // in the reason, or in the first searched bytes of the body
+	Entity      process.Entity // that the process is about
+	From, Until time.Time      // when it failed: from then on, and before then
+	DueBefore   time.Time      // only what is due, before then
+	Assigned    string         // to whom
+	Text        string         // in the reason, or in the first searched bytes of the body
 }
 
 // Order is that of a list.

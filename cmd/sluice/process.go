@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -36,6 +37,11 @@ type processView struct {
 	Terminated    int        `json:"terminated"`
 	StartedAt     *time.Time `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at"`
+
+	Entities []struct {
+		Kind  string `json:"kind"`
+		Value string `json:"value"`
+	} `json:"entities"`
 }
 
 func (v processView) label() string { return fmt.Sprintf("%s v%d", v.Topology, v.Version) }
@@ -59,18 +65,20 @@ type processListCmd struct {
 	Topology string `placeholder:"NAME" help:"Only of this topology."`
 	Version  int    `placeholder:"N" help:"Only of this version of it."`
 	State    string `enum:"running,failed,parked,done,terminated,rejected," default:"" help:"Only in this state: running, failed, parked (a person is to decide), done, terminated or rejected."`
+	Entity   string `placeholder:"KIND:VALUE" help:"Only what is about this entity, such as order:ABC-123; or a value of any kind."`
 	Limit    int    `default:"20" help:"How many to list at most."`
 }
 
 func (processListCmd) Help() string {
 	return examples("",
 		"sluice process list",
+		"sluice process list --entity order:ABC-123",
 		"sluice process list --topology orders --state failed --limit 100 --output json")
 }
 
 func (c processListCmd) Run(ctx context.Context, p *program, api *client) error {
 	l, err := list[processView](ctx, api, "/processes",
-		queryOf("topology", c.Topology, "version", number(c.Version), "state", c.State), c.Limit)
+		queryOf("topology", c.Topology, "version", number(c.Version), "state", c.State, "entity", c.Entity), c.Limit)
 	if err != nil {
 		return err
 	}
@@ -144,6 +152,10 @@ func (c processShowCmd) Run(ctx context.Context, p *program, api *client) error 
 }
 
 func (v processView) write(w io.Writer) {
+	about := make([]string, len(v.Entities))
+	for i, e := range v.Entities {
+		about[i] = e.Kind + ":" + e.Value
+	}
 	facts(w,
 		"Process", v.CorrelationID,
 		"Topology", v.label(),
@@ -153,6 +165,7 @@ func (v processView) write(w io.Writer) {
 		"Started", when(v.StartedAt)+" at node "+v.Node,
 		"Finished", when(v.FinishedAt),
 		"Took", took(v.StartedAt, v.FinishedAt),
+		"About", strings.Join(about, ", "),
 	)
 }
 

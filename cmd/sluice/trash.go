@@ -156,6 +156,7 @@ type trashFilter struct {
 	Class         string        `group:"filter" placeholder:"CLASS" help:"Only this kind of failure: rejected, exhausted, reply, storage, cancelled or deleted."`
 	Cause         string        `group:"filter" placeholder:"CAUSE" help:"Only with this cause, as the command groups shows it."`
 	CorrelationID string        `group:"filter" placeholder:"ID" help:"Only of this process."`
+	Entity        string        `group:"filter" placeholder:"KIND:VALUE" help:"Only of processes that are about this entity, such as order:ABC-123; or a value of any kind."`
 	Since         time.Duration `group:"filter" placeholder:"DURATION" help:"Only what failed within this time."`
 	FailedAfter   string        `group:"filter" placeholder:"TIME" help:"Only what failed then or later, as 2026-01-02T15:04:05Z."`
 	AssignedTo    string        `group:"filter" placeholder:"WHO" help:"Only what is theirs."`
@@ -172,7 +173,7 @@ func (f trashFilter) query() url.Values {
 		due = time.Now().UTC().Format(time.RFC3339)
 	}
 	return queryOf("type", f.Type, "due_before", due, "topology", f.Topology, "version", number(f.Version), "node", f.Node, "application", f.Application, "worker", f.Worker,
-		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "failed_after", after, "failed_before", f.FailedBefore, "assigned_to", f.AssignedTo)
+		"class", f.Class, "cause", f.Cause, "correlation_id", f.CorrelationID, "entity", f.Entity, "failed_after", after, "failed_before", f.FailedBefore, "assigned_to", f.AssignedTo)
 }
 
 type trashListCmd struct {

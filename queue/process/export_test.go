@@ -5,7 +5,9 @@ const (
 	NewestSQL   = newestSQL
 	NewestOfSQL = newestOfSQL
 	MessagesSQL = messagesSQL
-	LookAtMost  = lookAtMost
+
+	AboutListSQL = aboutListSQL
+	LookAtMost   = lookAtMost
 )
 
 // EvidenceSQL lists processes with rows in a table.

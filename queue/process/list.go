@@ -17,6 +17,7 @@ type Filter struct {
 	Version  int    // of Topology
 	State    State
 	ID       uuid.UUID // only this one
+	Entity   Entity    // only what is about it
 	From     time.Time // when it came in, as its id says: then or later, and before Until; to the millisecond
 	Until    time.Time
 	After    uuid.UUID // Next of the page before
@@ -95,7 +96,13 @@ func (f Filter) only(ctx context.Context, db DB, tenant int64) (Page, error) {
 		return Page{}, nil
 	case err != nil:
 		return Page{}, err
-	case !f.passes(p), !f.From.IsZero() && isBefore(p.ID, firstAt(f.From)), !f.Until.IsZero() && !isBefore(p.ID, firstAt(f.Until)), f.After != uuid.Nil:
+	}
+	if !f.Entity.IsZero() {
+		if is, err := isAbout(ctx, db, tenant, f.ID, f.Entity); err != nil || !is {
+			return Page{}, err
+		}
+	}
+	if !f.passes(p) || !f.From.IsZero() && isBefore(p.ID, firstAt(f.From)) || !f.Until.IsZero() && !isBefore(p.ID, firstAt(f.Until)) || f.After != uuid.Nil {
 		return Page{}, nil
 	}
 	return Page{Processes: []Process{p}}, nil
@@ -127,6 +134,8 @@ func (s source) after(ctx context.Context, db DB, id uuid.UUID, n int) ([]Proces
 // decided, are rare, and each has left evidence that is found without looking at the others.
 func (f Filter) source(ctx context.Context, db DB, tenant int64) (source, error) {
 	switch {
+	case !f.Entity.IsZero():
+		return source{aboutListSQL, []any{tenant, f.Entity.Kind, f.Entity.Value}}, nil
 	case f.State == StateFailed, f.State == StateParked:
 		return source{evidenceSQL("trash"), []any{tenant}}, nil
 	case f.State == StateRejected, f.State == StateTerminated:

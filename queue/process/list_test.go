@@ -19,13 +19,14 @@ const tenant = 1
 // history fills a database with 36,000 processes of three days, most of them done, of two versions of flow; ten each are of
 // rare, of gone, which was deleted, and 360 of another tenant's topology with the same name. 40 have failed, one of them
 // with 10,000 entries in the trash; 30 have rejected messages, 20 were terminated. 309 run, ten of these from the first
-// hour on.
+// hour on. Each is about an order and a user, which some others are about, and a currency that all are about.
 const history = `
 do $$ begin
     for d in 1..3 loop
         execute format('create table sluice.process_2025010%s partition of sluice.process for values from (%L) to (%L)', d, day(d), day(d + 1));
         execute format('create table sluice.message_2025010%s partition of sluice.message for values from (%L) to (%L)', d, day(d), day(d + 1));
         execute format('create table sluice.attempt_2025010%s partition of sluice.attempt for values from (%L) to (%L)', d, day(d), day(d + 1));
+        execute format('create table sluice.entity_key_2025010%s partition of sluice.entity_key for values from (%L) to (%L)', d, day(d), day(d + 1));
     end loop;
 end $$;
 insert into sluice.tenant (id, name) overriding system value values (2, 'other');
@@ -45,6 +46,9 @@ cross join lateral generate_series(1, case when p.id = at(1, 50 * 7000) then 100
 insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by)
 select tenant_id, id, 1, case when rejected > 0 then 'reject' when terminated > 0 then 'terminate' else 'approve' end, 'ann'
 from sluice.process where rejected + terminated > 0 or trashed > 0;
+insert into sluice.entity_key (tenant_id, process_id, kind, value, message_id)
+select tenant_id, id, k.kind, k.value || case when k.each then (row_number() over () / 5 / 4 % 9000)::text else '' end, 1 from sluice.process,
+    (values ('order', 'o', true), ('user', 'o', true), ('currency', 'EUR', false), ('a', 'EUR', false)) k(kind, value, each);
 analyze`
 
 // clock makes ids of processes that began some milliseconds after a day of January 2025.
@@ -88,6 +92,12 @@ func TestListShowsAll(t *testing.T) {
 		{State: process.StateRejected, Limit: 50},
 		{State: process.StateTerminated, Topology: "flow", Version: 1, Limit: 1},
 		{State: process.StateDone, Limit: 5000},
+		{Entity: process.Entity{Kind: "order", Value: "o77"}, Limit: 3},
+		{Entity: process.Entity{Value: "o77"}, Limit: 2},
+		{Entity: process.Entity{Value: "o77"}, Topology: "flow", Version: 2, Limit: 50},
+		{Entity: process.Entity{Kind: "user", Value: "EUR"}, Limit: 50},
+		{Entity: process.Entity{Kind: "currency", Value: "EUR"}, State: process.StateFailed, Limit: 50},
+		{Entity: process.Entity{Value: "EUR"}, Limit: 5000},
 	} {
 		t.Run(fmt.Sprintf("%+v", f), func(t *testing.T) {
 			t.Parallel()
@@ -97,7 +107,8 @@ func TestListShowsAll(t *testing.T) {
 				where p.tenant_id = 1 and ($1 = '' or t.name = $1) and ($2 = 0 or v.number = $2)
 				and ($3 = '' or $3 = case when open > 0 then 'running' when trashed > 0 then 'failed' when terminated > 0 then 'terminated'
 				                          when rejected > 0 then 'rejected' else 'done' end)
-				order by p.id desc`, f.Topology, f.Version, f.State)
+				and ($5 = '' or exists (select from sluice.entity_key k where k.tenant_id = 1 and k.process_id = p.id and ($4 = '' or k.kind = $4) and k.value = $5))
+				order by p.id desc`, f.Topology, f.Version, f.State, f.Entity.Kind, f.Entity.Value)
 			want, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 			ok(t, err)
 			var got []uuid.UUID
@@ -144,6 +155,9 @@ func TestListPlans(t *testing.T) {
 		{"newest", process.NewestSQL, "bigint, uuid, int", []any{1, last, 50}, "process_20250103_pkey", 500},
 		{"newest of versions", process.NewestOfSQL, "bigint, bigint[], uuid, int", []any{1, "{1,2}", last, 50}, "process_20250103_tenant_id_version_id_id_idx", 800},
 		{"failed", process.EvidenceSQL("trash"), "bigint, uuid, int", []any{1, last, 50}, "trash_pkey", 800},
+		{"about an entity", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "order", "o77", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 100},
+		{"about one of any kind", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "", "o77", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 150},
+		{"about what all are", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "", "EUR", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 900},
 		{"decided", process.EvidenceSQL("decision"), "bigint, uuid, int", []any{1, last, 50}, "decision_message_idx", 800},
 	} {
 		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
