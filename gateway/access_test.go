@@ -85,6 +85,7 @@ func (w world) examples() []example {
 		{op: "import-topology", query: "name=moved&worker=there%3Dshop", body: `<process><startEvent id="a" name="in"/><task id="b" name="b" pipes:sdkHostName="there"/><sequenceFlow sourceRef="a" targetRef="b"/></process>`},
 		{op: "list-processes"},
 		{op: "get-process"},
+		{op: "get-trace", query: "entity=order:ABC-123"},
 		{op: "list-messages"},
 		{op: "get-timeline"},
 		{op: "get-message"},

@@ -170,6 +170,7 @@ func assemble(c Config) *gateway {
 	g.addTopologies()
 	g.addEdges()
 	g.addProcesses()
+	g.addTrace()
 	g.addTrash()
 	g.addBulks()
 	g.addRetention()

@@ -25,6 +25,7 @@ type cli struct {
 	Topology    topologyCmd    `cmd:"" group:"use" help:"Apply, publish and look at topologies."`
 	Send        sendCmd        `cmd:"" group:"use" help:"Send an event to a start node."`
 	Process     processCmd     `cmd:"" group:"use" help:"See what events set off."`
+	Trace       traceCmd       `cmd:"" group:"use" help:"Tell the history of an order, or of whatever topologies declare."`
 	Stats       statsCmd       `cmd:"" group:"use" help:"Tell what happened, what is wrong, and why."`
 	Trash       trashCmd       `cmd:"" group:"use" help:"Decide about messages that failed."`
 	Limits      limitsCmd      `cmd:"" group:"use" help:"See and say what applications allow."`

@@ -42,15 +42,18 @@ func isAbout(ctx context.Context, db DB, tenant int64, id uuid.UUID, e Entity) (
 	return is, err
 }
 
-// aboutSQL names the next $5 processes before $4 that are about an entity: of its kind, or of each kind that has the value,
-// which are found by stepping through the index. Many processes of one kind do not hide few of another.
-const aboutSQL = `
+// aboutKindsSQL finds the kinds that an entity is of.
+const aboutKindsSQL = `
 with recursive kinds as (
     (select kind from sluice.entity_key where tenant_id = $1 and value = $3 and ($2 = '' or kind = $2) order by kind limit 1)
     union all
     select (select e.kind from sluice.entity_key e where e.tenant_id = $1 and e.value = $3 and e.kind > kinds.kind order by e.kind limit 1)
     from kinds where kinds.kind is not null and $2 = ''
-), about as materialized (
+)`
+
+// aboutSQL names the next $5 processes before $4 that are about an entity: of its kind, or of each kind that has the value,
+// which are found by stepping through the index. Many processes of one kind do not hide few of another.
+const aboutSQL = aboutKindsSQL + `, about as materialized (
     select distinct k.process_id from kinds
     cross join lateral (
         select process_id from sluice.entity_key

@@ -6,8 +6,9 @@ const (
 	NewestOfSQL = newestOfSQL
 	MessagesSQL = messagesSQL
 
-	AboutListSQL = aboutListSQL
-	LookAtMost   = lookAtMost
+	AboutListSQL      = aboutListSQL
+	TraceProcessesSQL = traceProcessesSQL
+	LookAtMost        = lookAtMost
 )
 
 // EvidenceSQL lists processes with rows in a table.

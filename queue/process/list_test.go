@@ -157,6 +157,7 @@ func TestListPlans(t *testing.T) {
 		{"failed", process.EvidenceSQL("trash"), "bigint, uuid, int", []any{1, last, 50}, "trash_pkey", 800},
 		{"about an entity", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "order", "o77", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 100},
 		{"about one of any kind", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "", "o77", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 150},
+		{"traced", process.TraceProcessesSQL, "bigint, text, text, uuid, int", []any{1, "", "EUR", uuid.Nil, 50}, "entity_key_20250101_tenant_id_value_kind_process_id_idx", 900},
 		{"about what all are", process.AboutListSQL, "bigint, text, text, uuid, int", []any{1, "", "EUR", last, 50}, "entity_key_20250103_tenant_id_value_kind_process_id_idx", 900},
 		{"decided", process.EvidenceSQL("decision"), "bigint, uuid, int", []any{1, last, 50}, "decision_message_idx", 800},
 	} {
