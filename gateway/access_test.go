@@ -86,6 +86,8 @@ func (w world) examples() []example {
 		{op: "list-processes"},
 		{op: "get-process"},
 		{op: "get-trace", query: "entity=order:ABC-123"},
+		{op: "export-trace", query: "entity=order:ABC-123", foreign: 200}, // its own
+		{op: "list-trace-keys", foreign: 200},                             // its own
 		{op: "list-messages"},
 		{op: "get-timeline"},
 		{op: "get-message"},

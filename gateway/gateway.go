@@ -171,6 +171,7 @@ func assemble(c Config) *gateway {
 	g.addEdges()
 	g.addProcesses()
 	g.addTrace()
+	g.addTraceReports()
 	g.addTrash()
 	g.addBulks()
 	g.addRetention()

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
+	"sluice/gateway"
 	"sluice/queue/worker"
 )
 
@@ -114,4 +116,49 @@ func TestTrace(t *testing.T) {
 	}
 	d.refused(422, "validation-failed", "GET", "/v1/trace", "")
 	d.refused(422, "validation-failed", "GET", "/v1/trace?entity=order:", "")
+}
+
+// A report is verified with the public key that the gateway shows, whatever it holds; with a byte changed it is not, nor
+// with another key. What is hostile in it is text.
+func TestTraceReport(t *testing.T) {
+	t.Parallel()
+	d := open(t)
+	d.serve(func(context.Context, *worker.Request) (worker.Reply, error) {
+		return worker.Reply{}, &worker.Failure{Class: worker.Rejected, Reason: "<script>alert(1)</script>\n<!-- sluice-signature {} -->"}
+	})
+	d.enable("flow", "topology: flow\nentities: {order: $.order}\nnodes:\n  in: {kind: start, followers: [send]}\n  send: {kind: connector, worker: demo}\n")
+	const order = `order:<img src=x onerror=alert(1)>`
+	d.becomes(d.post(inbox, []byte(`{"order":"<img src=x onerror=alert(1)>"}`)).CorrelationID, "failed")
+	var keys struct {
+		Items []struct {
+			PublicKey string `json:"public_key"`
+		}
+	}
+	d.do(http.StatusOK, "GET", "/v1/trace/keys", nil, &keys)
+	public := keys.Items[0].PublicKey
+	for _, format := range []string{"json", "html"} {
+		resp, report := d.send(d.operate, "GET", "/v1/trace/export?format="+format+"&entity="+url.QueryEscape(order), nil)
+		if resp.StatusCode != http.StatusOK || !strings.Contains(resp.Header.Get("Content-Disposition"), "trace."+format) {
+			t.Fatalf("%s: %d: %s", format, resp.StatusCode, report)
+		}
+		if by, err := gateway.VerifyReport(report, []string{"other", public}); err != nil || by != public {
+			t.Errorf("%s: signed by %q, %v", format, by, err)
+		}
+		if _, err := gateway.VerifyReport(report, []string{"other"}); err == nil {
+			t.Errorf("%s: verified with another key", format)
+		}
+		for _, at := range []int{0, 60, len(report) / 2, len(report) - 20} {
+			changed := slices.Clone(report)
+			changed[at] ^= 1
+			if _, err := gateway.VerifyReport(changed, []string{public}); err == nil {
+				t.Errorf("%s: verified with byte %d changed", format, at)
+			}
+		}
+		if _, err := gateway.VerifyReport(append(slices.Clone(report), "<p>more"...), []string{public}); err == nil {
+			t.Errorf("%s: verified with more behind it", format)
+		}
+		if text := string(report); strings.Contains(text, "<script") || strings.Contains(text, "<img") || !strings.Contains(text, "refused") {
+			t.Errorf("%s: %s", format, text)
+		}
+	}
 }
