@@ -48,5 +48,15 @@ export const screens: Screen[] = [
       return [{ label: `Trash with “${text}” in its reason or payload`, to: '/trash', search: { text } }];
     },
   },
+  {
+    path: '/limits',
+    name: 'Limits',
+    load: () => import('./screens/limits/Limits'),
+    icon: 'gate',
+    keys: 'g l',
+    group: 'run',
+    figure: (f) => (f.held > 0 ? { text: short(f.held), hue: 'amber' } : undefined),
+  },
+  { path: '/limits/$application', name: 'Limit', load: () => import('./screens/limits/Application') },
 ];
 

@@ -35,6 +35,12 @@ export function during(seconds: number): string {
   return `${Math.round(seconds / 86_400)}\u00a0days`;
 }
 
+// figure is a number that need not be whole: 4.2, 0.03, 120.
+export function figure(n: number): string {
+  const digits = n >= 100 ? 0 : n >= 1 || n === 0 ? 1 : 2;
+  return Number(n.toFixed(digits)).toLocaleString('en-US');
+}
+
 export const ms = (n: number) => during(n / 1000);
 
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
