@@ -22,7 +22,8 @@ export default defineConfig(({ mode }) => {
           // What all screens share is two files, and each screen one: a change of a screen changes few of them.
           codeSplitting: {
             groups: [
-              { name: 'libraries', test: /node_modules|rolldown|vite/ },
+              { name: 'libraries', test: /node_modules\/(?!@xyflow|@dagrejs|d3-|zustand|use-sync|classcat)|rolldown|vite/, priority: 1 },
+              { name: 'graph', test: /node_modules/ }, // only who looks at a graph needs these
               { name: 'house', test: /src\/(api|parts|shell)\// },
             ],
           },

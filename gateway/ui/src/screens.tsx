@@ -35,6 +35,16 @@ export const screens: Screen[] = [
     group: 'run',
   },
   {
+    path: '/topologies',
+    name: 'Topologies',
+    load: () => import('./screens/topologies/Topologies'),
+    icon: 'topology',
+    keys: 'g y',
+    group: 'run',
+    find: (text) => (/^[a-z0-9][a-z0-9._-]*$/i.test(text) && !id.test(text) && !messageId.test(text) ? [{ label: `Topologies named like “${text}”`, to: '/topologies', search: { name: text } }] : []),
+  },
+  { path: '/topologies/$topology', name: 'Topology', load: () => import('./screens/topologies/Topology') },
+  {
     path: '/trash',
     name: 'Trash',
     load: () => import('./screens/trash/Trash'),
@@ -58,5 +68,15 @@ export const screens: Screen[] = [
     figure: (f) => (f.held > 0 ? { text: short(f.held), hue: 'amber' } : undefined),
   },
   { path: '/limits/$application', name: 'Limit', load: () => import('./screens/limits/Application') },
+  {
+    path: '/workers',
+    name: 'Workers',
+    load: () => import('./screens/workers/Workers'),
+    icon: 'worker',
+    keys: 'g w',
+    group: 'house',
+    figure: (f) => (f.workers_down > 0 ? { text: `${short(f.workers_down)} down`, hue: 'red' } : undefined),
+  },
+  { path: '/workers/$worker', name: 'Worker', load: () => import('./screens/workers/Worker') },
 ];
 

@@ -84,7 +84,7 @@ function Figures({ items }: { items: readonly Limit[] }) {
         <span className="k">Held now</span>
         <span className={`v ${held ? 'amber' : ''}`}>{count(held)}</span>
         <span className="d">
-          {holding.length ? `${many(holding.length, 'application')} ${holding.length === 1 ? 'holds' : 'hold'}, ${items.length - holding.length} flow` : 'All flow'}
+          {holding.length ? `${many(holding.length, 'application')} ${holding.length === 1 ? 'holds' : 'hold'}, ${items.filter((l) => !l.held && !l.paused_at).length} flow` : 'Nothing waits'}
         </span>
       </div>
       <div className="fig">

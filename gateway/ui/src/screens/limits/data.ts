@@ -52,7 +52,7 @@ export function useAct<Input>(done: (input: Input) => string, act: (input: Input
 export function rateOf(rate: Schemas['Rate'] | undefined): string {
   if (!rate) return 'any number';
   const period = rate.per_seconds === 1 ? 's' : rate.per_seconds === 60 ? 'min' : rate.per_seconds === 3600 ? 'h' : during(rate.per_seconds);
-  return `${figure(rate.amount)} per ${period}${rate.burst ? `, ${figure(rate.burst)} at once` : ''}`;
+  return `${figure(rate.amount)} per ${period}${rate.burst && rate.burst > usualRoom(rate) ? `, ${figure(rate.burst)} at once` : ''}`;
 }
 
 export function limitOf(l: Limit): string {
@@ -64,4 +64,6 @@ export function limitOf(l: Limit): string {
 }
 
 // roomOf is the most calls that a rate lets through at once.
-export const roomOf = (rate: Schemas['Rate']) => rate.burst || Math.max(1, rate.amount / rate.per_seconds);
+export const roomOf = (rate: Schemas['Rate']) => rate.burst || usualRoom(rate);
+
+const usualRoom = (rate: Schemas['Rate']) => Math.max(1, rate.amount / rate.per_seconds);
