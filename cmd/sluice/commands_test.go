@@ -353,7 +353,7 @@ func TestOperatorCommands(t *testing.T) {
 		t.Fatalf("%+v", made)
 	}
 	enter := func(token string) int {
-		resp, err := http.Post(base+"/v1/session/link", "application/json", strings.NewReader(`{"token":"`+token+`"}`)) //nolint:noctx // on loopback
+		resp, err := http.Post(base+"/v1/session/link", "application/json", strings.NewReader(`{"token":"`+token+`"}`))
 		if err != nil {
 			t.Fatal(err)
 		}

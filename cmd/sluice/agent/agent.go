@@ -180,17 +180,12 @@ func (a *Agent) claimLoop(ctx, work context.Context) error {
 			a.carry(work, c)
 		}
 		if err != nil {
-			return unlessTold(ctx, err)
+			if ctx.Err() == nil {
+				return err
+			}
+			return nil //nolint:nilerr // it was told to stop, which breaks off whatever it waits for
 		}
 	}
-}
-
-// unlessTold is what went wrong, unless the agent was told to stop, which breaks off whatever it waits for.
-func unlessTold(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // takeRoom waits for room for one call, and takes what more there is.
