@@ -215,7 +215,7 @@ func breach(r *http.Request, resp *http.Response, body []byte) string {
 }
 
 func undocumented(path string) bool {
-	return path == "/" || path == "/schemas/topology.json" || strings.HasPrefix(path, "/openapi") || strings.HasPrefix(path, "/problems/")
+	return path == "/" || path == "/schemas/topology.json" || strings.HasPrefix(path, "/openapi") || strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/problems/")
 }
 
 // reply is an answer but for its body.

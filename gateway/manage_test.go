@@ -421,7 +421,7 @@ func TestScreensAreForBrowsers(t *testing.T) {
 		status       int
 		says         string
 	}{
-		{"/", "text/html,application/xhtml+xml,*/*;q=0.8", http.StatusOK, `id="app"`},
+		{"/", "text/html,application/xhtml+xml,*/*;q=0.8", http.StatusSeeOther, `href="/ui/"`},
 		{"/", "application/json", http.StatusOK, "topology_schema"},
 		{"/ui/trash", "text/html", http.StatusOK, `id="app"`},
 		{"/ui/trash", "application/json", http.StatusNotFound, "not-found"},

@@ -11,7 +11,7 @@ import { Help } from './Help';
 import { useKeys } from './keys';
 import { useLive } from './live';
 import { Search } from './Search';
-import { useLeave, useSession, type Session } from './session';
+import { leave, useSession, type Session } from './session';
 import { setTheme, useTheme, type Theme } from './theme';
 
 // Frame is what stands around each screen for who is signed in. Who is not goes to sign in, and comes back here.
@@ -21,7 +21,7 @@ export function Frame() {
   const { href } = useLocation();
   const nobody = session.data === null;
   useEffect(() => {
-    if (nobody) void navigate({ to: '/sign-in', search: { next: href.startsWith('/sign-in') ? undefined : href } as never, replace: true });
+    if (nobody && !href.startsWith('/sign-in')) void navigate({ to: '/sign-in', search: { next: href } as never, replace: true });
   }, [nobody, navigate, href]);
   if (session.isError) {
     return (
@@ -138,7 +138,6 @@ type MoreProps = { session: Session; others: Screen[]; onClose: () => void; onOp
 // More is what has no place in the rail or the bar: on a phone other screens, and everywhere who one is.
 function More({ session, others, onClose, onOpen }: MoreProps) {
   const theme = useTheme();
-  const leave = useLeave();
   const go = (which: 'here' | 'everywhere') => {
     onClose();
     leave(which).catch((error: unknown) => warn(said(error)));

@@ -42,8 +42,8 @@ export function SignIn() {
           Sign in
         </button>
         <p className="faint small">
-          No account yet? The first operator signs in by the link that <span className="mono">sluice serve</span> prints once. Others ask an operator for
-          one.
+          No account yet? The first operator is added by <span className="mono">sluice operator add</span>, which prints a link. Others ask an operator
+          for one.
         </p>
       </form>
     </main>

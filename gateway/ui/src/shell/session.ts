@@ -30,12 +30,9 @@ export function useRenewSession() {
   return () => queries.fetchQuery({ ...session, staleTime: 0 });
 }
 
-// useLeave ends the session of this browser, or all that its operator has.
-export function useLeave() {
-  const queries = useQueryClient();
-  return async (which: 'here' | 'everywhere') => {
-    await got(which === 'here' ? api.DELETE('/v1/session') : api.DELETE('/v1/sessions'));
-    queries.clear();
-    queries.setQueryData(session.queryKey, null);
-  };
+// leave ends the session of this browser, or all that its operator has. The page begins anew: nothing of what it knew is
+// to stay in it.
+export async function leave(which: 'here' | 'everywhere') {
+  await got(which === 'here' ? api.DELETE('/v1/session') : api.DELETE('/v1/sessions'));
+  location.assign('/ui/sign-in');
 }
