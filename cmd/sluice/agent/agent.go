@@ -183,7 +183,7 @@ func (a *Agent) claimLoop(ctx, work context.Context) error {
 			if ctx.Err() == nil {
 				return err
 			}
-			return nil //nolint:nilerr // it was told to stop, which breaks off whatever it waits for
+			return nil // it was told to stop, which breaks off whatever it waits for
 		}
 	}
 }
