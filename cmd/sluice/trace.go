@@ -33,7 +33,7 @@ type traceShowCmd struct {
 
 func (traceShowCmd) Help() string {
 	return examples("Every event about it, and every message for a node that talks to a third party, with how its delivery stands.",
-		"sluice trace order:ABC-123", "sluice trace ABC-123 --output json")
+		"sluice trace order:ABC-123", "sluice trace show ABC-123 --output json")
 }
 
 // callView is one crossing of the boundary as the API tells it.
