@@ -17,6 +17,7 @@ export type Screen = {
   icon?: IconName;
   keys?: string; // that go there
   group?: 'run' | 'house';
+  onCall?: true; // it stands in the bar of a phone, where four have room
   figure?: (f: Schemas['Figures']) => { text: string; hue: Hue } | undefined;
   // Whether what somebody searches for might be on this screen.
   find?: (text: string) => Found[];
@@ -33,6 +34,7 @@ export const screens: Screen[] = [
     icon: 'grid',
     keys: 'g o',
     group: 'run',
+    onCall: true,
   },
   {
     path: '/topologies',
@@ -45,12 +47,28 @@ export const screens: Screen[] = [
   },
   { path: '/topologies/$topology', name: 'Topology', load: () => import('./screens/topologies/Topology') },
   {
+    path: '/processes',
+    name: 'Processes',
+    load: () => import('./screens/processes/Processes'),
+    icon: 'process',
+    keys: 'g p',
+    group: 'run',
+    onCall: true,
+    find: (text) => {
+      if (messageId.test(text)) return [{ label: 'Message', note: text, to: `/processes/${text.slice(0, 36).toLowerCase()}`, search: { message: text.toLowerCase() } }];
+      if (id.test(text)) return [{ label: 'Process', note: text, to: `/processes/${text.toLowerCase()}` }];
+      return text.length > 1 ? [{ label: `Processes about “${text}”`, to: '/processes', search: { entity: text } }] : [];
+    },
+  },
+  { path: '/processes/$correlation_id', name: 'Process', load: () => import('./screens/processes/Process') },
+  {
     path: '/trash',
     name: 'Trash',
     load: () => import('./screens/trash/Trash'),
     icon: 'trash',
     keys: 'g t',
     group: 'run',
+    onCall: true,
     figure: (f) => (f.trashed > 0 ? { text: short(f.trashed), hue: 'red' } : undefined),
     find: (text) => {
       if (messageId.test(text)) return [{ label: 'Entry of the trash', note: text, to: '/trash', search: { entry: text } }];
@@ -65,6 +83,7 @@ export const screens: Screen[] = [
     icon: 'gate',
     keys: 'g l',
     group: 'run',
+    onCall: true,
     figure: (f) => (f.held > 0 ? { text: short(f.held), hue: 'amber' } : undefined),
   },
   { path: '/limits/$application', name: 'Limit', load: () => import('./screens/limits/Application') },

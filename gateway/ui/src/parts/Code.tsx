@@ -38,34 +38,44 @@ function painted(line: string): ReactNode {
   return [...parts, drawn(line.slice(at))];
 }
 
-export type Line = { text: string; no?: number; sign?: '+' | '−'; kind?: 'add' | 'del' | 'gap' };
+export type Line = {
+  text: string;
+  no?: number;
+  sign?: '+' | '−';
+  kind?: 'add' | 'del' | 'gap';
+  fold?: 'open' | 'shut'; // of a line that others can be folded into
+  note?: string; // of ours, behind the text
+};
 
-function LineOf({ line, json }: { line: Line; json: boolean }) {
+function LineOf({ line, json, onFold }: { line: Line; json: boolean; onFold?: (no: number) => void }) {
   const cut = line.text.length > longLine;
   const text = cut ? line.text.slice(0, longLine) : line.text;
   return (
     <div className={line.kind ? `ln ${line.kind}` : 'ln'}>
       <span className="no">{line.no ?? ''}</span>
-      <span className="sign-c">{line.sign ?? ''}</span>
+      <span className="sign-c">
+        {line.fold ? <button className={`fold ${line.fold}`} aria-expanded={line.fold === 'open'} aria-label={`Line ${line.no}`} onClick={() => onFold?.(line.no ?? 0)} /> : (line.sign ?? '')}
+      </span>
       <bdi>
         {json && line.kind !== 'gap' ? painted(text) : drawn(text)}
         {cut && <span className="ctl">{(line.text.length - longLine).toLocaleString('en-US')} more characters</span>}
+        {line.note && <span className="ctl">{line.note}</span>}
       </bdi>
     </div>
   );
 }
 
-type LinesProps = { lines: readonly Line[]; json?: boolean; table?: boolean; label: string };
+type LinesProps = { lines: readonly Line[]; json?: boolean; table?: boolean; label: string; onFold?: (no: number) => void };
 
 // Lines shows lines with their numbers. Few wrap, unless they are a table; of many, only those in sight are laid out, and
 // none wraps.
-export function Lines({ lines, json = false, table = false, label }: LinesProps) {
+export function Lines({ lines, json = false, table = false, label, onFold }: LinesProps) {
   const [top, setTop] = useState(0);
   if (lines.length <= manyLines) {
     return (
       <div className={table ? 'code still' : 'code'} tabIndex={0} role="group" aria-label={label}>
         {lines.map((line, i) => (
-          <LineOf key={i} line={line} json={json} />
+          <LineOf key={i} line={line} json={json} onFold={onFold} />
         ))}
       </div>
     );
@@ -77,7 +87,7 @@ export function Lines({ lines, json = false, table = false, label }: LinesProps)
       <div style={{ height: lines.length * lineHeight }}>
         <div style={{ transform: `translateY(${first * lineHeight}px)`, width: 'max-content', minWidth: '100%' }}>
           {shown.map((line, i) => (
-            <LineOf key={first + i} line={line} json={json} />
+            <LineOf key={first + i} line={line} json={json} onFold={onFold} />
           ))}
         </div>
       </div>

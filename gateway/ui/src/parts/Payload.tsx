@@ -18,7 +18,7 @@ export function Payload({ content, type, size, href }: { content: Content; type?
   ];
   const [asked, setAsked] = useState<View>();
   const view = asked ?? views[0]?.value ?? 'hex';
-  const shown = useMemo(() => (view === 'pretty' ? content.pretty : view === 'text' ? content.text : hexOf(content.body)) ?? '', [view, content]);
+  const shown = useMemo(() => (view === 'pretty' ? content.pretty : view === 'text' ? content.text : hexOf(bytesOf(content.body))) ?? '', [view, content]);
   return (
     <div className="codebox">
       <div className="codehead">
@@ -46,8 +46,7 @@ export function bytesOf(base64: string): Uint8Array {
 }
 
 // hexOf is sixteen bytes a line, with the letters that they may be.
-function hexOf(base64: string): string {
-  const all = bytesOf(base64);
+export function hexOf(all: Uint8Array): string {
   const lines: string[] = [];
   for (let at = 0; at < all.length; at += 16) {
     const line = all.subarray(at, at + 16);

@@ -51,6 +51,7 @@ function Within({ session }: { session: Session }) {
   ]);
   const run = screens.filter((s) => s.group === 'run');
   const house = screens.filter((s) => s.group === 'house');
+  const onCall = screens.filter((s) => s.onCall);
   return (
     <>
       <a className="skip" href="#main">
@@ -93,7 +94,7 @@ function Within({ session }: { session: Session }) {
         </div>
       </div>
       <nav className="tabbar" aria-label="Main, phone">
-        {run.slice(0, 4).map((s) => (
+        {onCall.map((s) => (
           <NavLink key={s.path} screen={s} />
         ))}
         <button onClick={() => setOpen('more')}>
@@ -104,7 +105,7 @@ function Within({ session }: { session: Session }) {
       <Toast />
       {open === 'search' && <Search onClose={close} />}
       {open === 'help' && <Help onClose={close} />}
-      {open === 'more' && <More session={session} others={[...run.slice(4), ...house]} onClose={close} onOpen={setOpen} />}
+      {open === 'more' && <More session={session} others={[...run, ...house].filter((s) => !s.onCall)} onClose={close} onOpen={setOpen} />}
     </>
   );
 }

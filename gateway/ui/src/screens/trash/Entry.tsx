@@ -14,6 +14,7 @@ import { Time, useNow } from '../../parts/Time';
 import { tell, warn } from '../../parts/Toast';
 import { useKeys } from '../../shell/keys';
 import { To } from '../../shell/To';
+import { Headers, outcomes, typeOf, verdicts } from '../evidence';
 import { Decide, useDecide } from './Decide';
 import { useEntry } from './data';
 import { classes } from './filters';
@@ -171,8 +172,6 @@ function Known({ id, newer, older, onGo, onDecided, entry }: Props & { entry: De
   );
 }
 
-const typeOf = (headers: Record<string, string> | undefined) => headers?.['content-type'];
-
 // readable is a payload as somebody edits it: JSON one value a line, other text as it is.
 function draftOf(entry: Detail): Draft {
   const from = entry.edit ?? entry;
@@ -308,24 +307,6 @@ function Changes({ entry, draft }: { entry: Detail; draft: Draft }) {
   );
 }
 
-function Headers({ headers }: { headers: Record<string, string> | undefined }) {
-  const all = Object.entries(headers ?? {});
-  if (all.length === 0) return null;
-  return (
-    <details className="codebox">
-      <summary className="codehead">{many(all.length, 'header')}</summary>
-      <dl className="kv mono pad-s">
-        {all.map(([name, value]) => (
-          <div key={name} style={{ display: 'contents' }}>
-            <dt>{plain(name)}</dt>
-            <dd>{plain(value)}</dd>
-          </div>
-        ))}
-      </dl>
-    </details>
-  );
-}
-
 function HeaderFields({ headers, onChange }: { headers: Draft['headers']; onChange: (h: Draft['headers']) => void }) {
   const set = (at: number, next: readonly [string, string]) => onChange(headers.map((h, i) => (i === at ? next : h)));
   return (
@@ -348,17 +329,6 @@ function HeaderFields({ headers, onChange }: { headers: Draft['headers']; onChan
     </details>
   );
 }
-
-const outcomes: Record<Schemas['Attempt']['outcome'], { said: string; hue: 'red' | 'amber' | 'teal' | 'violet'; icon: 'x' | 'clock' | 'check' | 'person' }> = {
-  done: { said: 'Done', hue: 'teal', icon: 'check' },
-  filtered: { said: 'Filtered', hue: 'teal', icon: 'check' },
-  page: { said: 'Page', hue: 'teal', icon: 'check' },
-  repeat: { said: 'Repeat', hue: 'amber', icon: 'clock' },
-  retried: { said: 'Failed', hue: 'red', icon: 'x' },
-  unavailable: { said: 'Unavailable', hue: 'amber', icon: 'clock' },
-  failed: { said: 'Failed', hue: 'red', icon: 'x' },
-  parked: { said: 'Parked', hue: 'violet', icon: 'person' },
-};
 
 function Attempts({ entry }: { entry: Detail }) {
   const attempts = entry.attempts ?? [];
@@ -403,17 +373,6 @@ function AttemptOf({ attempt, open }: { attempt: Schemas['Attempt']; open: boole
     </details>
   );
 }
-
-const verdicts: Record<Schemas['Decision']['verdict'], string> = {
-  approve: 'approved it',
-  edit: 'edited it',
-  replace: 'sent other content',
-  reject: 'rejected it',
-  terminate: 'terminated it',
-  trash: 'put it into the trash',
-  assign: 'assigned it',
-  comment: 'remarked',
-};
 
 function History({ entry }: { entry: Detail }) {
   const queries = useQueryClient();
