@@ -290,7 +290,7 @@ func (x *Exchange) finish(id uuid.UUID, e end) {
 	c := x.open[id]
 	delete(x.open, id)
 	x.mu.Unlock()
-	if c != nil {
+	if c != nil { // and so it is told once
 		c.done <- e
 	}
 }
@@ -385,6 +385,8 @@ const removeSQL = `
 	using (
 		select l.*, exists (
 			select from sluice.pull_presence s where s.tenant_id = l.tenant_id and s.worker = l.worker and s.seen_at > now() - $5::interval
+		) or exists (
+			select from sluice.pull_call o where o.tenant_id = l.tenant_id and o.worker = l.worker and o.status is null and o.lease_until > now()
 		) as attended
 		from (select * from unnest($1::bigint[], $2::text[], $3::uuid[], $4::boolean[]) as c (tenant_id, worker, id, untaken) order by 1, 2, 3) c
 		cross join lateral (
@@ -422,7 +424,10 @@ func (x *Exchange) remove() error {
 	_, err := pgx.ForEachRow(rows, []any{&id, &taken, &attended}, func() error {
 		switch c := byID[id]; {
 		case !c.untaken:
-			c.done <- end{taken: taken}
+			select {
+			case c.done <- end{taken: taken}:
+			default: // it was told before, by a look that broke off
+			}
 		case attended:
 			x.finish(id, busy)
 		default:

@@ -46,7 +46,8 @@ const (
 	lease       = 15 * time.Second // short: what a dead agent had is offered again soon
 	beatEvery   = lease / 3
 	patience    = 30 * time.Second // of one claim
-	linkTime    = 20 * time.Second // of any other request
+	linkTime    = 20 * time.Second // of any other request, and what a claim may take beyond its patience
+	beatTime    = beatEvery        // of a heartbeat: the next one must not wait for it
 	most        = 100              // calls, or results, in a request
 	maxAnswer   = 24 << 20         // of a worker's body; more than the engine takes by itself
 	maxHeaders  = 64 << 10
@@ -152,7 +153,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // introduce finds out which worker the key is for, if nobody has said so, and whether the key is good at all.
 func (a *Agent) introduce(ctx context.Context) error {
 	var me struct{ Worker string }
-	err := a.persist(ctx, "ask who we are", func(ctx context.Context) error { return a.ask(ctx, http.MethodGet, "/v1/session", nil, &me) })
+	err := a.persist(ctx, "ask who we are", func(ctx context.Context) error {
+		return a.ask(ctx, request{method: http.MethodGet, path: "/v1/session", within: linkTime}, &me)
+	})
 	if err != nil {
 		return err
 	}
@@ -171,7 +174,7 @@ func (a *Agent) claimLoop(ctx, work context.Context) error {
 		}
 		var got struct{ Calls []call }
 		err := a.persist(ctx, "take calls", func(ctx context.Context) error {
-			return a.post(ctx, "claim", map[string]any{"max": n, "wait_seconds": patience.Seconds(), "lease_seconds": lease.Seconds()}, &got)
+			return a.ask(ctx, a.post("claim", patience+linkTime, map[string]any{"max": n, "wait_seconds": patience.Seconds(), "lease_seconds": lease.Seconds()}), &got)
 		})
 		for range n - min(n, len(got.Calls)) {
 			<-a.room
@@ -319,7 +322,7 @@ func (a *Agent) sendLoop(ctx context.Context) {
 func (a *Agent) send(ctx context.Context, batch []result) error {
 	var said struct{ Results []struct{ ID, State string } }
 	err := a.persist(ctx, "give results back", func(ctx context.Context) error {
-		return a.post(ctx, "result", map[string]any{"results": batch}, &said)
+		return a.ask(ctx, a.post("result", linkTime, map[string]any{"results": batch}), &said)
 	})
 	if err != nil && ctx.Err() == nil {
 		a.Logger.WarnContext(ctx, "Results refused", "results", len(batch), "err", err)
@@ -364,7 +367,7 @@ func (a *Agent) beatLoop(ctx context.Context) {
 		for len(kept) > 0 {
 			n := min(len(kept), most)
 			var said struct{ Lost []string }
-			if err := a.post(ctx, "heartbeat", map[string]any{"calls": kept[:n], "lease_seconds": lease.Seconds()}, &said); err == nil {
+			if err := a.ask(ctx, a.post("heartbeat", beatTime, map[string]any{"calls": kept[:n], "lease_seconds": lease.Seconds()}), &said); err == nil {
 				a.end(kept[:n], said.Lost)
 			}
 			kept = kept[n:] // the next beat tries again

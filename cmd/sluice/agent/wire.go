@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // held is a call as the pull API knows whoever has it.
@@ -62,25 +63,38 @@ func (r result) size() int {
 // maxSaid bounds what Sluice answers: calls with their bodies.
 const maxSaid = 256 << 20
 
+// request is one of Sluice.
+type request struct {
+	method, path string
+	within       time.Duration
+	body         any // nil: none
+}
+
 // post asks something of the pull API.
-func (a *Agent) post(ctx context.Context, what string, body, into any) error {
-	return a.ask(ctx, http.MethodPost, "/v1/workers/"+url.PathEscape(a.Worker)+"/"+what, body, into)
+func (a *Agent) post(what string, within time.Duration, body any) request {
+	return request{http.MethodPost, "/v1/workers/" + url.PathEscape(a.Worker) + "/" + what, within, body}
 }
 
 // ask makes a request of Sluice. It returns [*Refused] for an answer that will be the same the next time.
-func (a *Agent) ask(ctx context.Context, method, path string, body, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, patience+linkTime)
+func (a *Agent) ask(ctx context.Context, r request, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, r.within)
 	defer cancel()
-	encoded, err := json.Marshal(body)
-	if err != nil {
-		return err
+	var content io.Reader
+	if r.body != nil {
+		encoded, err := json.Marshal(r.body)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(encoded)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(a.URL, "/")+path, bytes.NewReader(encoded))
+	req, err := http.NewRequestWithContext(ctx, r.method, strings.TrimRight(a.URL, "/")+r.path, content)
 	if err != nil {
 		return &Refused{Status: http.StatusBadRequest, Detail: err.Error()}
 	}
 	req.Header.Set("Authorization", "Bearer "+a.Key)
-	req.Header.Set("Content-Type", "application/json")
+	if content != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := a.link.Do(req)
 	if err != nil {
 		return fmt.Errorf("reach Sluice: %w", err)
