@@ -5,6 +5,7 @@ import { hidden, pictureOf } from './say';
 // are drawn; a line that is too long to lay out is cut with a word about it; of many lines only those in sight exist.
 
 const lineHeight = 20;
+const foldHeight = 24; // where something on a line can be pressed
 const manyLines = 400;
 const longLine = 4000;
 
@@ -71,21 +72,23 @@ type LinesProps = { lines: readonly Line[]; json?: boolean; table?: boolean; lab
 // none wraps.
 export function Lines({ lines, json = false, table = false, label, onFold }: LinesProps) {
   const [top, setTop] = useState(0);
+  const height = onFold ? foldHeight : lineHeight;
+  const folds = onFold ? ' folds' : '';
   if (lines.length <= manyLines) {
     return (
-      <div className={table ? 'code still' : 'code'} tabIndex={0} role="group" aria-label={label}>
+      <div className={(table ? 'code still' : 'code') + folds} tabIndex={0} role="group" aria-label={label}>
         {lines.map((line, i) => (
           <LineOf key={i} line={line} json={json} onFold={onFold} />
         ))}
       </div>
     );
   }
-  const first = Math.max(0, Math.floor(top / lineHeight) - 20);
+  const first = Math.max(0, Math.floor(top / height) - 20);
   const shown = lines.slice(first, first + 64);
   return (
-    <div className="code still" tabIndex={0} role="group" aria-label={`${label}, ${lines.length} lines`} onScroll={(e) => setTop(e.currentTarget.scrollTop)}>
-      <div style={{ height: lines.length * lineHeight }}>
-        <div style={{ transform: `translateY(${first * lineHeight}px)`, width: 'max-content', minWidth: '100%' }}>
+    <div className={`code still${folds}`} tabIndex={0} role="group" aria-label={`${label}, ${lines.length} lines`} onScroll={(e) => setTop(e.currentTarget.scrollTop)}>
+      <div style={{ height: lines.length * height }}>
+        <div style={{ transform: `translateY(${first * height}px)`, width: 'max-content', minWidth: '100%' }}>
           {shown.map((line, i) => (
             <LineOf key={first + i} line={line} json={json} onFold={onFold} />
           ))}

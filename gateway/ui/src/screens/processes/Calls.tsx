@@ -4,13 +4,13 @@ import { Code } from '../../parts/Code';
 import { Copy } from '../../parts/Copy';
 import { indented, prettyOf } from '../../parts/json';
 import { Payload } from '../../parts/Payload';
-import { many, ms, plain } from '../../parts/say';
+import { many, plain } from '../../parts/say';
 import { Empty } from '../../parts/States';
 import { Time } from '../../parts/Time';
 import { Headers, outcomes, typeOf } from '../evidence';
 import { useContent } from './Body';
 import { curlOf, requestOf } from './curl';
-import { useNode, useWorkerOf, type Attempt, type Message } from './data';
+import { took, useNode, useWorkerOf, type Attempt, type Message } from './data';
 
 const shownBody = 1_000_000; // a larger one is on the tab of the payload alone
 
@@ -48,7 +48,7 @@ function Call({ message, attempt, begins, makes }: CallProps) {
           </span>
           <Time at={attempt.at} />
           <span className="sp" />
-          <span className="nowrap">{ms(attempt.duration_ms)}</span>
+          <span className="nowrap">{took(attempt.duration_ms)}</span>
         </span>
       </summary>
       {open && (

@@ -3,7 +3,7 @@ import { Badge } from '../../parts/Badge';
 import { Lines } from '../../parts/Code';
 import { changed, diffOf, near } from '../../parts/diff';
 import { Icon } from '../../parts/Icon';
-import { indented } from '../../parts/json';
+import { indented, type Row } from '../../parts/json';
 import { bytes, count, many, plain } from '../../parts/say';
 import { Segments } from '../../parts/Segments';
 import { Bones, Empty, Shown } from '../../parts/States';
@@ -125,6 +125,9 @@ function Decisions({ decisions }: { decisions: readonly NonNullable<Message['dec
 
 const comparable = 4_000_000; // bytes
 
+// laidOut is JSON for comparison: that something follows a value is no change of it.
+const laidOut = (rows: readonly Row[] = []) => rows.map((r) => indented(r).replace(/,$/, '')).join('\n');
+
 // Changes is what the node before was given, against what it made of it.
 function Changes({ message: m }: { message: Message }) {
   const parent = useMessage(m.parent_id ?? m.message_id);
@@ -137,7 +140,7 @@ function Changes({ message: m }: { message: Message }) {
   const json = old.rows !== undefined && now.rows !== undefined;
   const lines = useMemo(() => {
     if (!ready || !texts) return [];
-    return json ? diffOf((old.rows ?? []).map(indented).join('\n'), (now.rows ?? []).map(indented).join('\n')) : diffOf(old.text ?? '', now.text ?? '');
+    return json ? diffOf(laidOut(old.rows), laidOut(now.rows)) : diffOf(old.text ?? '', now.text ?? '');
   }, [ready, texts, json, old.rows, old.text, now.rows, now.text]);
   if (!m.parent_id) return <Empty title="Nothing was before it">It came with the event, as it is on Payload.</Empty>;
   if (parent.isError) return <Shown query={parent}>{() => null}</Shown>;

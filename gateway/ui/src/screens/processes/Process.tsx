@@ -1,6 +1,7 @@
 import './processes.css';
 import { useParams } from '@tanstack/react-router';
-import { useId, useMemo, useState, type ReactNode } from 'react';
+import { useEffect, useId, useMemo, useState, type ReactNode } from 'react';
+import type { Schemas } from '../../api/client';
 import { Badge } from '../../parts/Badge';
 import { Copy } from '../../parts/Copy';
 import { Dialog } from '../../parts/Dialog';
@@ -13,7 +14,7 @@ import { Page } from '../../shell/Page';
 import { useChangeQuery, useQueryText } from '../../shell/place';
 import { To } from '../../shell/To';
 import { verdicts } from '../evidence';
-import { isOver, states, sums, useProcess, useTerminate, useTimeline, type Process, type Step } from './data';
+import { isOver, states, sums, useProcess, useStuck, useTerminate, useTimeline, type Process, type Step } from './data';
 import { MessagePanel } from './Message';
 import { Took } from './Processes';
 import { Waterfall } from './Waterfall';
@@ -27,8 +28,14 @@ export default function ProcessScreen() {
   const timeline = useTimeline(id);
   const steps = useMemo(() => timeline.data?.pages.flatMap((p) => p.items ?? []) ?? [], [timeline.data]);
   const [ending, setEnding] = useState(false);
-  const chosen = query.message ?? worst(steps)?.message_id;
   const p = process.data;
+  const stuck = useStuck(p);
+  const chosen = query.message ?? (p && p.trashed > 0 ? stuck?.message_id : worst(steps)?.message_id);
+  const { hasNextPage, isFetching, fetchNextPage } = timeline;
+  const more = hasNextPage && !isFetching && steps.length < atOnce;
+  useEffect(() => {
+    if (more) void fetchNextPage();
+  }, [more, fetchNextPage]);
   const state = p && states[p.state];
   const choose = (message: string) => {
     change({ message }, query.message ? 'silent' : 'step');
@@ -47,7 +54,9 @@ export default function ProcessScreen() {
       }
       actions={
         <>
-          <Copy text={id} label="Copy id" />
+          <span className="desk">
+            <Copy text={id} label="Copy id" />
+          </span>
           {p && !isOver(p) && (
             <button className="btn" onClick={() => setEnding(true)}>
               Terminate…
@@ -59,7 +68,7 @@ export default function ProcessScreen() {
       <Shown query={process}>
         {(known) => (
           <>
-            <Headline process={known} steps={steps} />
+            <Headline process={known} steps={steps} stuck={p && p.trashed > 0 ? stuck : undefined} />
             <Figures process={known} steps={steps} />
             <div className="split">
               <section className="card" aria-labelledby="messages">
@@ -71,17 +80,17 @@ export default function ProcessScreen() {
                 {timeline.isError && !timeline.data ? (
                   <Failure error={timeline.error} retry={() => void timeline.refetch()} />
                 ) : timeline.data ? (
-                  <Waterfall steps={steps} chosen={chosen} onChoose={choose} />
+                  <Waterfall steps={steps} whole={!hasNextPage} chosen={chosen} onChoose={choose} />
                 ) : (
                   <Bones lines={8} />
                 )}
                 <footer>
                   <span>
                     The event came to {plain(known.node)} <Time at={known.started_at} />
-                    {timeline.hasNextPage && `. The first ${count(steps.length)} of ${many(known.total, 'message')}`}
+                    {hasNextPage && `. The first ${count(steps.length)} of ${many(known.total, 'message')}`}
                   </span>
-                  {timeline.hasNextPage && (
-                    <button className="btn sm" disabled={timeline.isFetchingNextPage} onClick={() => void timeline.fetchNextPage()}>
+                  {hasNextPage && steps.length >= atOnce && (
+                    <button className="btn sm" disabled={timeline.isFetchingNextPage} onClick={() => void fetchNextPage()}>
                       Show more
                     </button>
                   )}
@@ -97,6 +106,8 @@ export default function ProcessScreen() {
   );
 }
 
+const atOnce = 1000; // messages; the others come when somebody wants them
+
 // worst is the message that somebody who comes here wants to see first.
 function worst(steps: readonly Step[]): Step | undefined {
   const order: Step['place'][] = ['lost', 'trash', 'parked', 'retrying', 'running', 'held', 'rejected', 'terminated'];
@@ -108,26 +119,36 @@ function worst(steps: readonly Step[]): Step | undefined {
 }
 
 // Headline says what keeps a process from being done, and leads to whoever can help.
-function Headline({ process: p, steps }: { process: Process; steps: readonly Step[] }) {
+function Headline({ process: p, steps, stuck }: { process: Process; steps: readonly Step[]; stuck?: Schemas['Entry'] }) {
   const now = useNow();
   const of = `${count(p.trashed)} of ${many(p.total, 'message')}`;
-  const failed = steps.find((s) => s.place === 'trash');
-  const parked = steps.find((s) => s.place === 'parked');
-  const search = p.trashed === 1 && (failed ?? parked) ? { entry: (failed ?? parked)?.message_id } : { correlation_id: p.correlation_id };
-  if (p.trashed > 0 && failed) {
-    const last = failed.attempts?.at(-1);
-    const said = (last?.status ?? 0) >= 400 ? `: ${plain(failed.worker ?? 'the worker')} answered ${last?.status} at attempt ${failed.attempt}` : '';
+  const search = p.trashed === 1 && stuck ? { entry: stuck.message_id } : { correlation_id: p.correlation_id };
+  if (p.trashed > 0 && p.state === 'parked') {
     return (
-      <Line hue="red" className="bad" title={`${of} ${p.trashed === 1 ? 'is' : 'are'} in the trash${said}.`} go={<To screen="/trash" search={search} className="btn primary">Decide in trash</To>}>
-        {last?.reason && <span className="mono">{plain(last.reason)}</span>}
-        {last?.reason && ', '}at {plain(failed.node)}
+      <Line hue="violet" className="person" title={`${of} ${p.trashed === 1 ? 'waits' : 'wait'} for a person.`} go={<To screen="/trash" search={search} className="btn primary">Decide</To>}>
+        {stuck && `${plain(stuck.reason)}, at ${plain(stuck.node)}. `}Nothing is called until somebody decides.
       </Line>
     );
   }
   if (p.trashed > 0) {
+    const step = steps.find((s) => s.message_id === stuck?.message_id);
+    const status = step?.attempts?.at(-1)?.status ?? 0;
+    const said = step && status >= 400 ? `: ${plain(step.worker ?? 'the worker')} answered ${status} at attempt ${step.attempt}` : '';
     return (
-      <Line hue="violet" className="person" title={`${of} ${p.trashed === 1 ? 'waits' : 'wait'} for a person.`} go={<To screen="/trash" search={search} className="btn primary">Decide</To>}>
-        {parked && `At ${plain(parked.node)}. Nothing is called until somebody decides.`}
+      <Line hue="red" className="bad" title={`${of} ${p.trashed === 1 ? 'is' : 'are'} in the trash${said}.`} go={<To screen="/trash" search={search} className="btn primary">Decide in trash</To>}>
+        {stuck ? (
+          <>
+            {stuck.reason && (
+              <>
+                <span className="mono">{plain(stuck.reason)}</span>,{' '}
+              </>
+            )}
+            at {plain(stuck.node)}
+            {p.trashed > 1 && ', the last of them'}
+          </>
+        ) : (
+          <>&nbsp;</>
+        )}
       </Line>
     );
   }

@@ -82,13 +82,13 @@ function Row({ process: p }: { process: Process }) {
   const params = { correlation_id: p.correlation_id };
   return (
     <tr className="go" onClick={() => void navigate({ to: '/processes/$correlation_id', params: params as never })}>
-      <td className="muted nowrap">
+      <td className="muted nowrap p-4">
         <Time at={p.started_at} />
       </td>
-      <td className="nowrap">
+      <td className="nowrap p-0">
         {plain(p.topology)} <span className="faint">v{p.version}</span>
       </td>
-      <td>
+      <td className="p-2">
         <Badge hue={state.hue} icon={state.icon}>
           {state.said}
         </Badge>
@@ -106,19 +106,19 @@ function Row({ process: p }: { process: Process }) {
           </span>
         </span>
       </td>
-      <td className="num">
+      <td className="num p-3">
         {count(p.total)}
         <span className="phone faint"> {p.total === 1 ? 'message' : 'messages'}</span>
       </td>
       <td className="num muted desk">
         <Took process={p} />
       </td>
-      <td className="nowrap" onClick={(e) => e.stopPropagation()}>
+      <td className="nowrap p-5" onClick={(e) => e.stopPropagation()}>
         <To screen="/processes/$correlation_id" params={params} className="link mono">
           <span title={p.correlation_id}>…{p.correlation_id.slice(-12)}</span>
         </To>
       </td>
-      <td className="num muted phone">
+      <td className="num muted phone p-1">
         <Took process={p} />
       </td>
     </tr>

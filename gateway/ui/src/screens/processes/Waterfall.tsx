@@ -2,16 +2,19 @@ import { memo, useEffect, useMemo, useRef, useState } from 'react';
 import { during, many, ms, plain } from '../../parts/say';
 import { useNow } from '../../parts/Time';
 import { useKeys } from '../../shell/keys';
-import { places, type Step } from './data';
+import { places, took, type Step } from './data';
 import { axisOf, branchesOf, isStill, type Axis, type Branch } from './tree';
+
+// placed leaves room at the end for what has no length.
+const placed = (share: number) => `calc((100% - 16px) * ${share})`;
 
 const rowHeight = 38;
 const manyRows = 120;
 
-type Props = { steps: readonly Step[]; chosen?: string; onChoose: (id: string) => void };
+type Props = { steps: readonly Step[]; whole: boolean; chosen?: string; onChoose: (id: string) => void };
 
 // Waterfall shows where each message was when, below the one that it was made from.
-export function Waterfall({ steps, chosen, onChoose }: Props) {
+export function Waterfall({ steps, whole, chosen, onChoose }: Props) {
   const branches = useMemo(() => branchesOf(steps), [steps]);
   const moving = steps.some((s) => s.spans?.some((p) => !p.to && !isStill(p.kind)));
   const now = useNow().getTime();
@@ -31,46 +34,46 @@ export function Waterfall({ steps, chosen, onChoose }: Props) {
       <div className="wf-ax desk" aria-hidden="true">
         <span className="wf-track">
           {[0, 0.25, 0.5, 0.75, 1].map((p) => (
-            <span key={p} style={{ left: `${p * 100}%` }}>
+            <span key={p} style={{ left: placed(p) }}>
               {ms(axis.time(p) - axis.from)}
             </span>
           ))}
         </span>
       </div>
-      <Rows branches={branches} axis={axis} now={until || Date.now()} at={at} onChoose={onChoose} />
+      <Rows branches={branches} whole={whole} axis={axis} now={until || Date.now()} at={at} onChoose={onChoose} />
     </div>
   );
 }
 
-type RowsProps = { branches: readonly Branch[]; axis: Axis; now: number; at: number; onChoose: (id: string) => void };
+type RowsProps = { whole: boolean; branches: readonly Branch[]; axis: Axis; now: number; at: number; onChoose: (id: string) => void };
 
 // Rows lays out only those in sight, where there are many.
-function Rows({ branches, axis, now, at, onChoose }: RowsProps) {
+function Rows({ branches, whole, axis, now, at, onChoose }: RowsProps) {
   const [top, setTop] = useState(0);
   const box = useRef<HTMLDivElement>(null);
-  const whole = branches.length <= manyRows;
+  const few = branches.length <= manyRows;
   const height = rowHeight * (matchMedia('(max-width: 760px)').matches ? 1.5 : 1);
   useEffect(() => {
     const b = box.current;
-    if (whole || !b || at < 0) return;
+    if (few || !b || at < 0) return;
     if (at * height < b.scrollTop || (at + 1) * height > b.scrollTop + b.clientHeight) b.scrollTop = at * height - b.clientHeight / 2;
-  }, [at, whole, height]);
-  const first = whole ? 0 : Math.max(0, Math.floor(top / height) - 10);
-  const shown = whole ? branches : branches.slice(first, first + 60);
+  }, [at, few, height]);
+  const first = few ? 0 : Math.max(0, Math.floor(top / height) - 10);
+  const shown = few ? branches : branches.slice(first, first + 60);
   return (
-    <div ref={box} className={whole ? undefined : 'wf-many'} onScroll={whole ? undefined : (e) => setTop(e.currentTarget.scrollTop)}>
-      <ol aria-label={`${many(branches.length, 'message')}, each below the one that it was made from`} style={whole ? undefined : { height: branches.length * height, paddingTop: first * height }}>
+    <div ref={box} className={few ? undefined : 'wf-many'} onScroll={few ? undefined : (e) => setTop(e.currentTarget.scrollTop)}>
+      <ol aria-label={`${many(branches.length, 'message')}, each below the one that it was made from`} style={few ? undefined : { height: branches.length * height, paddingTop: first * height }}>
         {shown.map((b, i) => (
-          <Row key={b.step.message_id} branch={b} axis={axis} now={b.step.ended_at ? 0 : now} chosen={first + i === at} onChoose={onChoose} />
+          <Row key={b.step.message_id} branch={b} axis={axis} now={b.step.ended_at ? 0 : now} whole={whole} chosen={first + i === at} onChoose={onChoose} />
         ))}
       </ol>
     </div>
   );
 }
 
-type RowProps = { branch: Branch; axis: Axis; now: number; chosen: boolean; onChoose: (id: string) => void };
+type RowProps = { branch: Branch; whole: boolean; axis: Axis; now: number; chosen: boolean; onChoose: (id: string) => void };
 
-const Row = memo(function Row({ branch: { step, guide, children }, axis, now, chosen, onChoose }: RowProps) {
+const Row = memo(function Row({ branch: { step, guide, children }, whole, axis, now, chosen, onChoose }: RowProps) {
   const said = saidOf(step, now || Date.now());
   return (
     <li>
@@ -85,17 +88,17 @@ const Row = memo(function Row({ branch: { step, guide, children }, axis, now, ch
             {plain(step.node)}
           </b>
           {step.application ? <span className="faint ell">{plain(step.application)}</span> : null}
-          {children > 1 && <span className="faint nowrap">1 → {children}</span>}
+          {children > 1 && <span className="faint nowrap">1 → {children}{!whole && ' or more'}</span>}
         </span>
         <span className="wf-track" aria-hidden="true">
           {axis.breaks.map((b) => (
-            <i key={b.left} className="wf-break" title={`${ms(b.ms)} in which nothing moved`} style={{ left: `${b.left * 100}%`, width: `${(b.right - b.left) * 100}%` }} />
+            <i key={b.left} className="wf-break" title={`${ms(b.ms)} in which nothing moved`} style={{ left: placed(b.left), width: placed(b.right - b.left) }} />
           ))}
           {step.spans?.map((p, i) => {
             const from = axis.at(Date.parse(p.from));
             const to = isStill(p.kind) && !p.to ? from : axis.at(p.to ? Date.parse(p.to) : now);
             const failed = p.kind === 'running' && step.attempts?.some((a) => a.attempt === p.attempt && (a.outcome === 'failed' || a.outcome === 'retried'));
-            return <i key={i} className={`wf-s ${p.kind}${failed ? ' failed' : ''}`} style={{ left: `min(${from * 100}%, 100% - 3px)`, width: `${Math.max(0, to - from) * 100}%` }} />;
+            return <i key={i} className={`wf-s ${p.kind}${failed ? ' failed' : ''}`} style={{ left: placed(from), width: placed(Math.max(0, to - from)) }} />;
           })}
         </span>
         <span className={`wf-said ell ${said.hue}`} title={said.text}>
@@ -128,7 +131,7 @@ function saidOf(step: Step, now: number): { text: string; hue: string } {
       return { text: `running ${during(Math.max(0, length('running')))}`, hue: 'teal' };
     case 'done':
     case 'filtered': {
-      const ran = last ? ms(last.duration_ms) : during(length('running'));
+      const ran = last ? took(last.duration_ms) : during(length('running'));
       const parts = [...(held >= 0.1 ? [`held ${during(held)}, then ${ran}`] : [ran]), ...(step.attempt > 1 ? [`attempt ${step.attempt}`] : []), ...(step.place === 'filtered' ? ['filtered'] : [])];
       return { text: parts.join(', '), hue: 'muted' };
     }

@@ -3,7 +3,7 @@ import { api, got, type Schemas } from '../../api/client';
 import type { Hue } from '../../parts/Badge';
 import type { Filter } from '../../parts/Chips';
 import type { IconName } from '../../parts/Icon';
-import { count, momentOf } from '../../parts/say';
+import { count, momentOf, ms } from '../../parts/say';
 import type { Query } from '../../shell/place';
 
 export type Process = Schemas['Process'];
@@ -70,10 +70,19 @@ export const useProcess = (id: string) =>
 export const useTimeline = (id: string) =>
   useInfiniteQuery({
     queryKey: ['processes', 'timeline', id],
-    queryFn: ({ pageParam }) => got(api.GET('/v1/processes/{correlation_id}/timeline', { params: { path: { correlation_id: id }, query: { after: pageParam, limit: 200 } } })),
+    queryFn: ({ pageParam }) => got(api.GET('/v1/processes/{correlation_id}/timeline', { params: { path: { correlation_id: id }, query: { after: pageParam, limit: 500 } } })),
     initialPageParam: undefined as string | undefined,
     getNextPageParam: (last) => last.next,
   });
+
+// useStuck is the last message of a process that lies in the trash, wherever it is among the others.
+export const useStuck = (p: Process | undefined) =>
+  useQuery({
+    queryKey: ['trash', 'list', 'of', p?.correlation_id],
+    queryFn: () => got(api.GET('/v1/trash', { params: { query: { correlation_id: p?.correlation_id, order: 'newest', limit: 1 } } })),
+    enabled: p !== undefined && p.trashed > 0,
+    select: (list) => list.items?.[0],
+  }).data;
 
 export const useMessage = (id: string) =>
   useQuery({
@@ -136,6 +145,9 @@ export const sumSaid = (p: Process) =>
     .join(' + ');
 
 export const isOver = (p: Process) => p.open === 0 && p.trashed === 0;
+
+// took is a length of time, of which a millisecond is the least that is told apart.
+export const took = (milliseconds: number) => (milliseconds < 1 ? '<1\u00a0ms' : ms(milliseconds));
 
 const seconds = (from: string, to: Date) => Math.max(0, (to.getTime() - new Date(from).getTime()) / 1000);
 
