@@ -16,6 +16,7 @@ await withBrowser(async (browser) => {
   await step('keys and search', () => keysAndSearch(ann.page));
   await until('failures are counted', async () => (await call('GET', '/v1/heatmaps/topologies?range=1h')).items.some((t) => t.total_failed >= 31));
   await step('from a red cell to the payload in three clicks', () => redCellToPayload(ann.page));
+  await step('a process adds up, shows what it did, and is terminated', () => oneProcess(ann.page));
   await step('how things stand looks right', () => overviewLooks(ann.page));
   await step('a password lets in, and nobody is in after leaving', () => passwordAndLeave(ann.page));
   holds(`nothing went wrong on the way: ${ann.wrong.join('; ')}`, ann.wrong.length === 0);
@@ -85,6 +86,42 @@ async function redCellToPayload(page) {
   await drawer.waitFor({ state: 'detached' });
   holds('the filters have survived', page.url().includes('topology=demo') && page.url().includes('failed_after='));
   await looks(page, 'trash-filtered');
+}
+
+async function oneProcess(page) {
+  const items = [{ sku: 'tea', quantity: 2 }, { sku: 'cup', quantity: refused }, { sku: 'lamp', quantity: 0 }];
+  const { correlation_id: id } = await call('POST', '/v1/topologies/demo/nodes/inbox/events', `{"order":${JSON.stringify(attack)},"total":12345678901234567890.5,"items":${JSON.stringify(items)}}`);
+  await until('the process has failed', async () => (await call('GET', `/v1/processes/${id}`).catch(() => ({}))).state === 'failed');
+  await page.goto(`${url}/ui/processes?state=failed&correlation_id=${id}`);
+  await page.locator('#list .link').first().waitFor();
+  await looks(page, 'processes');
+  await page.locator('#list .link').first().click();
+  await page.getByText('1 of 8 messages is in the trash').waitFor();
+  await page.locator('.wf-row').first().waitFor(); // until then nobody knows how many came with the event
+  const balance = (await page.locator('.balance dd').innerText()).replace(/\s+/g, ' ');
+  holds(`it adds up: ${balance}`, balance.startsWith('1 + 7 = 7 done + 1 in trash'));
+  holds('each message has its row', (await page.locator('.wf-row').count()) === 8);
+  const panel = page.getByRole('region', { name: 'ship' });
+  await panel.getByRole('group', { name: 'Request' }).getByText('POST /ship').waitFor();
+  await looks(page, 'process');
+  await panel.getByRole('button', { name: 'Before and after' }).click();
+  await panel.getByText('1 line added, 0 removed').waitFor();
+  await looks(page, 'process-changes');
+  await page.locator('.wf-row').first().click();
+  const first = page.getByRole('region', { name: 'split' });
+  await first.getByRole('button', { name: 'Payload' }).click();
+  await first.getByText('12345678901234567890.5').waitFor();
+  await first.getByRole('button', { name: 'Line 1', exact: true }).click();
+  await first.getByText('3 inside').waitFor();
+  await looks(page, 'process-payload');
+  holds('no script of a payload has run', !(await page.evaluate(() => globalThis.attacked)));
+  await page.getByRole('button', { name: 'Terminate…' }).click();
+  await page.getByLabel('Reason, if there is one').fill('The story is over');
+  await looks(page, 'process-terminate');
+  await page.getByRole('button', { name: 'Terminate', exact: true }).click();
+  await page.getByText('Terminated 1 message.').waitFor();
+  await page.getByText('“The story is over”').first().waitFor();
+  holds('what is over cannot be terminated', (await page.getByRole('button', { name: 'Terminate…' }).count()) === 0);
 }
 
 async function overviewLooks(page) {

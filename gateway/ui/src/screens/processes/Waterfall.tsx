@@ -132,7 +132,7 @@ function saidOf(step: Step, now: number): { text: string; hue: string } {
     case 'done':
     case 'filtered': {
       const ran = last ? took(last.duration_ms) : during(length('running'));
-      const parts = [...(held >= 0.1 ? [`held ${during(held)}, then ${ran}`] : [ran]), ...(step.attempt > 1 ? [`attempt ${step.attempt}`] : []), ...(step.place === 'filtered' ? ['filtered'] : [])];
+      const parts = [...(held >= 1 ? [`held ${during(held)}, then ${ran}`] : [ran]), ...(step.attempt > 1 ? [`attempt ${step.attempt}`] : []), ...(step.place === 'filtered' ? ['filtered'] : [])];
       return { text: parts.join(', '), hue: 'muted' };
     }
     default:
