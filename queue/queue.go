@@ -275,6 +275,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	if !e.config.PollOnly && !e.canListen(ctx) {
 		e.config.PollOnly, e.config.Sweep = true, min(e.config.Sweep, pollSweep)
 	}
+	// Before anything is claimed: the first sweep would tell it too, but somebody may wake us to a paused edge before.
+	if err := e.learnPauses(ctx); err != nil {
+		return fmt.Errorf("look for paused edges: %w", err)
+	}
 	tasks, err := startHousekeeping(ctx, e)
 	if err != nil {
 		return fmt.Errorf("start housekeeping: %w", err)

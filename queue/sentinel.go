@@ -159,6 +159,16 @@ func (e *Engine) sweep(ctx context.Context, set func(time.Duration)) error {
 	return e.wakeQueues(ctx, slices.Concat(due, awake))
 }
 
+// learnPauses looks which edges are paused.
+func (e *Engine) learnPauses(ctx context.Context) error {
+	rows, _ := e.pool.Query(ctx, pausedSQL)
+	paused, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	return e.notePaused(ctx, paused)
+}
+
 // notePaused stops and restarts edges as their queues were paused and resumed through River.
 func (e *Engine) notePaused(ctx context.Context, queues []string) error {
 	edges, err := e.catalog.edgesOf(ctx, queues)
