@@ -80,13 +80,24 @@ export async function sound(page, name) {
   if (over > 0) throw new Error(`${name}: the page is ${over} px wider than the window`);
 }
 
+// still waits until the page has taken on its new look: two frames, so that transitions have begun, and then their ends. What moves for ever is not waited for.
+async function still(page) {
+  await page.evaluate(async () => {
+    const frame = () => new Promise((done) => requestAnimationFrame(done));
+    await frame();
+    await frame();
+    const moves = document.getAnimations().filter((a) => Number.isFinite(a.effect?.getComputedTiming().endTime));
+    await Promise.allSettled(moves.map((a) => a.finished));
+  });
+}
+
 // looks checks a page in both sizes and both themes. Where somebody wants pictures, it takes all four.
 export async function looks(page, name) {
   for (const [size, viewport, colorScheme] of [['1440', wide, 'light'], ['1440', wide, 'dark'], ['390', narrow, 'light'], ['390', narrow, 'dark']]) {
     if (!pictures && (viewport === wide) !== (colorScheme === 'light')) continue;
     await page.setViewportSize(viewport);
     await page.emulateMedia({ colorScheme });
-    await page.waitForTimeout(150); // transitions of 120 ms
+    await still(page);
     if (pictures) {
       mkdirSync(pictures, { recursive: true });
       await page.screenshot({ path: `${pictures}/${name}-${size}-${colorScheme}.png` });
