@@ -37,6 +37,7 @@ func (c benchCmd) Run(ctx context.Context, p *program) error {
 	if c.Scale <= 0 || c.Rounds <= 0 {
 		return usagef("--scale and --rounds are more than 0")
 	}
+	p.collectLazily(defaultMemory)
 	url, stop, err := c.server(ctx)
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ type devAccess struct {
 
 func (c devCmd) Run(ctx context.Context, p *program) error {
 	began := time.Now()
+	p.collectLazily(defaultMemory)
 	log := p.logger(c.LogLevel)
 	dir, err := c.dir(p)
 	if err != nil {

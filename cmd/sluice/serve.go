@@ -55,6 +55,7 @@ func (c serveCmd) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
+	p.collectLazily(c.Memory)
 	log := p.logger(c.LogLevel)
 	listener, err := listen(c.Listen)
 	if err != nil {
