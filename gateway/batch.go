@@ -226,6 +226,10 @@ func (t *exactText) UnmarshalJSON(data []byte) error {
 	if halfPair(data) {
 		return errors.New(`a string has half of a surrogate pair (\ud800 to \udfff): that is no character`)
 	}
+	if bytes.IndexByte(data, '\\') < 0 { // as nearly all: what is between the quotes is the text
+		*t = exactText(data[1 : len(data)-1])
+		return nil
+	}
 	return json.Unmarshal(data, (*string)(t))
 }
 
@@ -313,7 +317,7 @@ func (l eventLine) content(ev *queue.Event) (kind string, err error) {
 	given := 0
 	if l.Body != nil {
 		given++
-		ev.Body, kind = bytes.Clone(l.Body), "application/json"
+		ev.Body, kind = l.Body, "application/json"
 	}
 	if l.Text != nil {
 		given++

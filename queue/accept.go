@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -69,7 +70,7 @@ type acceptResult struct {
 // Accept stores an event and returns when it is durable. Concurrent calls share a commit: whatever gathered while the
 // last one ran. When ctx ends first the event may be stored all the same; a key makes asking again safe.
 func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
-	p, err := e.prepare(ctx, ev)
+	p, err := e.prepare(ctx, ev, nil)
 	if err != nil {
 		return Accepted{}, err
 	}
@@ -85,8 +86,10 @@ func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
 func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []error) {
 	accepted, errs := make([]Accepted, len(events)), make([]error, len(events))
 	pending := make([]*pendingEvent, len(events))
+	var last *pendingEvent
 	for i, ev := range events {
-		if pending[i], errs[i] = e.prepare(ctx, ev); errs[i] == nil {
+		if pending[i], errs[i] = e.prepare(ctx, ev, last); errs[i] == nil {
+			last = pending[i]
 			if errs[i] = e.submit(ctx, pending[i]); errs[i] != nil {
 				e.decided(pending[i])
 			}
@@ -101,8 +104,9 @@ func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []
 	return accepted, errs
 }
 
-// prepare finds out where an event goes. What is wrong with it shows here, before it waits for a commit.
-func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
+// prepare finds out where an event goes. What is wrong with it shows here, before it waits for a commit. Of the events of
+// one call, most have the headers of the last one.
+func (e *Engine) prepare(ctx context.Context, ev Event, last *pendingEvent) (*pendingEvent, error) {
 	v, err := e.catalog.route(ctx, ev.Tenant, ev.Topology, ev.Version)
 	switch {
 	case errors.Is(err, topology.ErrNotFound), errors.Is(err, topology.ErrNotEnabled):
@@ -114,8 +118,10 @@ func (e *Engine) prepare(ctx context.Context, ev Event) (*pendingEvent, error) {
 	if len(legs) == 0 {
 		return nil, fmt.Errorf("%w: %s has no start node %q", ErrNoNode, v.Label(), ev.Node)
 	}
-	headers, err := marshalHeaders(ev.Headers)
-	if err != nil {
+	var headers string
+	if last != nil && maps.Equal(last.Headers, ev.Headers) {
+		headers = last.headers
+	} else if headers, err = marshalHeaders(ev.Headers); err != nil {
 		return nil, err
 	}
 	if ev.Body == nil {
@@ -334,9 +340,13 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 		return err
 	}
 	l := e.lifeIfRunning()
-	var a acceptArrays
-	for i, p := range batch {
-		a.addEvent(i, p)
+	size := 0
+	for _, p := range batch {
+		size += len(p.Body)
+	}
+	a := acceptArrays{bodies: make([]byte, 0, size)}
+	for _, p := range batch {
+		a.addEvent(p)
 	}
 	var payload int64
 	e.mu.Lock()
@@ -417,14 +427,14 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 
 // acceptArrays are the arguments of acceptSQL, a column each.
 type acceptArrays struct {
-	ordinals                  []int32
+	bodyAt                    []int32 // where its body is in bodies, from 1
 	tenants, versions         []int64
 	processes                 [][16]byte
 	nodes, headers            []string
 	digests, bodyDigests      [][]byte
 	legs                      []int32
 	sizes                     []int32
-	bodies                    [][]byte
+	bodies                    []byte
 	legOrdinals               []int32
 	legIDs, payloads, edgeIDs []int64
 	states                    []string
@@ -435,8 +445,8 @@ type acceptArrays struct {
 	entities                  entityArrays
 }
 
-func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
-	a.ordinals = append(a.ordinals, int32(ordinal))
+func (a *acceptArrays) addEvent(p *pendingEvent) {
+	a.bodyAt = append(a.bodyAt, int32(len(a.bodies)+1))
 	a.tenants = append(a.tenants, p.Tenant)
 	a.processes = append(a.processes, p.process)
 	a.versions = append(a.versions, p.version.ID)
@@ -445,7 +455,7 @@ func (a *acceptArrays) addEvent(ordinal int, p *pendingEvent) {
 	a.bodyDigests = append(a.bodyDigests, p.bodyDigest)
 	a.legs = append(a.legs, int32(len(p.legs)))
 	a.headers = append(a.headers, p.headers)
-	a.sizes, a.bodies = append(a.sizes, int32(len(p.Body))), append(a.bodies, p.Body)
+	a.sizes, a.bodies = append(a.sizes, int32(len(p.Body))), append(a.bodies, p.Body...)
 }
 
 func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, state string, lane laneName) {
@@ -459,7 +469,7 @@ func (a *acceptArrays) addLeg(ordinal int, id, payload, edge int64, state string
 
 func (a *acceptArrays) args(l *life) []any {
 	return []any{
-		a.ordinals, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.sizes,
+		a.bodyAt, a.tenants, a.processes, a.versions, a.nodes, a.digests, a.bodyDigests, a.legs, a.headers, a.sizes,
 		a.legOrdinals, a.legIDs, a.payloads, a.edgeIDs, a.states, l.name(),
 	}
 }

@@ -40,6 +40,11 @@ func (c *databaseClock) patience(began time.Duration) time.Duration {
 
 // await waits for an answer, until ctx ends or the database has been silent for one who has waited since began.
 func await[T any](ctx context.Context, c *databaseClock, began time.Duration, answer <-chan T) (got T, err error) {
+	select {
+	case got = <-answer: // as mostly for one who waits for many answers
+		return got, nil
+	default:
+	}
 	check := time.NewTimer(c.patience(began) / 2)
 	defer check.Stop()
 	for {

@@ -255,7 +255,8 @@ type bornArrays struct {
 	parents, ids, edges, payloads []int64
 	states                        []string
 	headers                       []string
-	bodies                        [][]byte
+	bodyAt                        []int32 // where its own body is in bodies, from 1
+	bodies                        []byte
 	sizes                         []int32
 }
 
@@ -282,15 +283,21 @@ const (
 // their slots are free; successors take them before the fetcher can, so that a process that has begun goes on before the
 // next begins.
 func (e *Engine) newFlush(ctx context.Context, batch []*settlement) (*flush, error) {
-	total := 0
+	total, size := 0, 0
 	for _, s := range batch {
 		total += len(s.successors)
+		for k := range s.successors {
+			if next := &s.successors[k]; next.payload == 0 && next.shares == 0 {
+				size += len(next.body)
+			}
+		}
 	}
 	ids, err := e.ids.take(ctx, total)
 	if err != nil {
 		return nil, err
 	}
 	f := &flush{batch: batch, life: e.lifeIfRunning(), claims: make([]*delivery, 0, total), births: make([]*edge, 0, total), parent: make([]int, 0, total)}
+	f.born.bodies = make([]byte, 0, size)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range batch {
@@ -389,7 +396,7 @@ func (a *bornArrays) add(parent int, id, payload int64, state string, next *succ
 	a.payloads = append(a.payloads, payload)
 	a.states = append(a.states, state)
 	a.headers = append(a.headers, next.encoded)
-	a.bodies = append(a.bodies, body)
+	a.bodyAt, a.bodies = append(a.bodyAt, int32(len(a.bodies)+1)), append(a.bodies, body...)
 	a.sizes = append(a.sizes, int32(len(next.body)))
 }
 
@@ -424,8 +431,8 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	order := func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
 	args := []any{
 		i.ids, i.attempts, i.runners, i.tenants, i.processes, i.edges, i.outcomes, i.statuses, i.durations, i.made, i.sizes,
-		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodies, b.sizes,
-		f.life.name(), slot, slices.MinFunc(i.processes, order), slices.MaxFunc(i.processes, order),
+		b.parents, b.ids, b.edges, b.payloads, b.states, b.headers, b.bodyAt, b.sizes,
+		f.life.name(), slot, slices.MinFunc(i.processes, order), slices.MaxFunc(i.processes, order), b.bodies,
 	}
 	done = make([]bool, len(f.batch))
 	if f.plain() {

@@ -52,8 +52,8 @@ const noSlot = -1
 // acceptSQL takes events in: ledger, process, messages and jobs. Legs are the edges that leave an event's start node;
 // the first leg's message has the body, the others refer to it.
 //
-// Bodies are taken from the argument where they are stored: carried along, each would be copied once a step, and large ones
-// on disk.
+// Bodies come as one long argument, of which each is cut out where it is stored: carried along, it would be copied once a
+// step, and large ones on disk; and of an array, Postgres finds an element by walking over all that are before it.
 //
 // It returns the ordinals of the events that are new. One that is missing was refused by the ledger: its key was used
 // before. Keys are inserted in order, so that two flushes with the same keys wait for each other and do not deadlock.
@@ -65,8 +65,9 @@ select ordinal from fresh`
 func acceptStored(arrays, names string) string {
 	return `
 with event as materialized (
-    select * from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::int[])
-        as e(ordinal, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, size)
+    select e.*, e.n - 1 as ordinal
+    from unnest($1::int[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::int[], $9::text[], $10::int[])
+        with ordinality as e(body_at, tenant_id, process_id, version_id, node, digest, body_digest, legs, headers, size, n)
 ), ledger as (
     insert into sluice.idempotency_key (tenant_id, digest, body_digest, process_id)
     select tenant_id, digest, body_digest, process_id from event where digest is not null order by tenant_id, digest
@@ -75,7 +76,7 @@ with event as materialized (
 ), fresh as materialized (
     select * from event where digest is null or process_id in (select process_id from ledger)
 ), leg as materialized (
-    select l.*, f.tenant_id, f.process_id, f.headers, f.size
+    select l.*, f.tenant_id, f.process_id, f.headers, f.body_at, f.size
     from unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[]` + arrays + `)
         with ordinality as l(ordinal, id, payload_id, edge_id, state` + names + `, n)
     join fresh f using (ordinal)
@@ -85,7 +86,7 @@ with event as materialized (
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, payload_id, headers, body)
     select tenant_id, process_id, id, edge_id, nullif(payload_id, 0), headers::jsonb,
-           case when payload_id = 0 then ($18::bytea[])[ordinal + 1] end
+           case when payload_id = 0 then substr($18::bytea, body_at, size) end
     from leg
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
@@ -247,16 +248,16 @@ const (
 with item as materialized (
     select * from unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::text[],
                          $8::int[], $9::int[], $10::int[], $11::int[]`
-	itemMoreSQL  = `, $24::text[], $25::int[], $26::bigint[], $27::int[], $28::text[], $29::text[], $30::bigint[], $31::text[]`
+	itemMoreSQL  = `, $25::text[], $26::int[], $27::bigint[], $28::int[], $29::text[], $30::text[], $31::bigint[], $32::text[]`
 	itemNamesSQL = `) with ordinality
         as i(id, attempt, runner, tenant_id, process_id, edge_id, outcome, status, duration_us, made, size`
 	itemMoreNamesSQL = `, reason, page, delay_us, failures, cursor, class, cause, response`
 	bornArraysSQL    = `
 ), born as materialized (
     select b.*, d.tenant_id, d.process_id, d.id as parent_id
-    from unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[], $17::text[], $18::bytea[], $19::int[]`
+    from unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[], $17::text[], $18::int[], $19::int[]`
 	bornNamesSQL = `) with ordinality
-        as b(parent, id, edge_id, payload_id, state, headers, body, size`
+        as b(parent, id, edge_id, payload_id, state, headers, body_at, size`
 )
 
 // handOffGone and handOffKept take messages off their edges or put them back, and handOffWritten writes what has become of
@@ -289,7 +290,9 @@ const (
     join done d on d.n = b.parent
 ), new_message as (
     insert into sluice.message (tenant_id, process_id, id, edge_id, parent_id, payload_id, headers, body)
-    select tenant_id, process_id, id, edge_id, parent_id, nullif(payload_id, 0), headers::jsonb, body from born
+    select tenant_id, process_id, id, edge_id, parent_id, nullif(payload_id, 0), headers::jsonb,
+           case when payload_id = 0 then substr($24::bytea, body_at, size) end -- see acceptSQL
+    from born
 ), new_job as (
     insert into river.river_job (id, state, attempt, attempted_at, attempted_by, args, kind, max_attempts, queue)
     select id, state::river.river_job_state, (state = 'running')::int,

@@ -116,7 +116,7 @@ select 'woke', next_edge from moved_lane where new_token is not null`
 // That a token is held is asked with "in ... is true", which is looked up in a hash; a join would be planned for ten items.
 const handOffLanesSQL = handOffLaneItems + bornArraysSQL + bornLanesSQL + bornNamesSQL + `, lane, key, n)` + handOffWritten + handOffLaned
 
-const handOffLaneItems = itemArraysSQL + itemMoreSQL + `, $32::bigint[], $33::text[], $34::bigint[], $35::bigint[], $36::smallint[]` +
+const handOffLaneItems = itemArraysSQL + itemMoreSQL + `, $33::bigint[], $34::text[], $35::bigint[], $36::bigint[], $37::smallint[]` +
 	itemNamesSQL + itemMoreNamesSQL + `, lane, key, place, token, claim, n)` + handOffGone + handOffKept + `
 ), token as materialized (
     select j.id, t.claim, t.runner
@@ -147,7 +147,7 @@ const handOffLaneItems = itemArraysSQL + itemMoreSQL + `, $32::bigint[], $33::te
     from item i
     join (select n from gone union all select n from kept union all select n from worked union all select n from stayed) d using (n)`
 
-const bornLanesSQL = `, $37::bigint[], $38::text[]`
+const bornLanesSQL = `, $38::bigint[], $39::text[]`
 
 const handOffLaned = `, arriving as (
     select n, tenant_id, lane, key, edge_id, process_id, id, 0 as attempts from born where state = 'lane'

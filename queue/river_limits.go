@@ -28,10 +28,10 @@ var (
 	acceptHeldSQL = acceptStored(`, $19::bigint[], $20::bigint[], $21::text[]`, heldNames) + withHolds("leg") + `
 select ordinal from fresh`
 	acceptLanesHeldSQL = acceptStored(`, $21::bigint[], $22::bigint[], $23::text[]`, heldNames) + withHolds("leg") + acceptLaned
-	handOffHeldSQL     = handOffItems + bornArraysSQL + `, $32::bigint[], $33::bigint[], $34::text[]` + bornNamesSQL + heldNames + `, n)` +
+	handOffHeldSQL     = handOffItems + bornArraysSQL + `, $33::bigint[], $34::bigint[], $35::text[]` + bornNamesSQL + heldNames + `, n)` +
 		handOffWritten + withHolds("born") + `
 select n from done`
-	handOffLanesHeldSQL = handOffLaneItems + bornArraysSQL + bornLanesSQL + `, $39::bigint[], $40::bigint[], $41::text[]` + bornNamesSQL +
+	handOffLanesHeldSQL = handOffLaneItems + bornArraysSQL + bornLanesSQL + `, $40::bigint[], $41::bigint[], $42::text[]` + bornNamesSQL +
 		`, lane, key` + heldNames + `, n)` + handOffWritten + withHolds("born") + handOffLaned
 )
 

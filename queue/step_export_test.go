@@ -65,7 +65,7 @@ func AcceptAs(ctx context.Context, e *Engine, events []Event, processes []uuid.U
 	errs := make([]error, len(events))
 	var batch []*pendingEvent
 	for i, ev := range events {
-		p, err := e.prepare(ctx, ev)
+		p, err := e.prepare(ctx, ev, nil)
 		if errs[i] = err; err != nil {
 			return errs
 		}
