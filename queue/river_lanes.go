@@ -42,7 +42,9 @@ const laneMoves = `
 ), placed as materialized (
     select a.*, l.tail + row_number() over (partition by a.tenant_id, a.lane, a.key order by a.n) - 1 as place
     from arriving a
-    join sluice.lane l on l.tenant_id = a.tenant_id and l.edge_id = a.lane and l.key = a.key
+    cross join lateral ( -- by its key for each: joined as a table that was small when this was planned, all lanes would meet all messages
+        select l.tail from sluice.lane l where l.tenant_id = a.tenant_id and l.edge_id = a.lane and l.key = a.key limit 1
+    ) l
 ), new_lane_message as (
     insert into sluice.lane_message (tenant_id, edge_id, key, place, process_id, message_id, via_id, attempts)
     select tenant_id, lane, key, place, process_id, id, edge_id, attempts from placed
