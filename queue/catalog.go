@@ -46,9 +46,10 @@ type node struct {
 	worker workerKey
 
 	// Guarded by Engine.mu.
-	calls  int    // under way in this runner
-	bodies *share // nil until a large one comes
-	brake  limiter.Brake
+	calls    int     // under way in this runner
+	runCalls float64 // that a run of a lane makes, a moving mean: see readFirst
+	bodies   *share  // nil until a large one comes
+	brake    limiter.Brake
 }
 
 // topologyUse is what all versions of a topology use of this runner.
