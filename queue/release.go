@@ -24,6 +24,7 @@ import (
 const (
 	gatesAtOnce     = 200                    // that are looked at in one transaction
 	keysAtOnce      = 500                    // of a gate
+	foldAtOnce      = 1000                   // of what has come to a gate and gone
 	releasesAtOnce  = 1000                   // messages
 	gateSweep       = 500 * time.Millisecond // between looks for gates that nobody looks after
 	idleSweep       = 2 * time.Second        // ... as long as no limit is known
@@ -337,6 +338,7 @@ type gateLook struct {
 	gateRow
 	plan    limiter.Gate
 	full    bool          // there may be more keys that have tokens
+	crowded bool          // more may have come that is not counted yet
 	lead    time.Duration // until what is released can begin
 	why     limiter.Blocked
 	next    time.Time
@@ -430,8 +432,17 @@ func (r *releasing) look(ctx context.Context, tx pgx.Tx, locked []gateKey) error
 	tenants, limits := gateArrays(locked)
 	var rows []gateRow
 	var lines []heldRow
+	crowded := map[gateKey]bool{}
 	batch := &pgx.Batch{}
-	batch.Queue(foldSQL, tenants, limits)
+	batch.Queue(foldSQL, tenants, limits, foldAtOnce).Query(func(found pgx.Rows) error {
+		var k gateKey
+		var more bool
+		_, err := pgx.ForEachRow(found, []any{&k.tenant, &k.limit, &more}, func() error {
+			crowded[k] = more
+			return nil
+		})
+		return err
+	})
 	batch.Queue(gatesSQL, tenants, limits).Query(func(found pgx.Rows) (err error) {
 		rows, err = pgx.CollectRows(found, pgx.RowToStructByName[gateRow])
 		return err
@@ -452,7 +463,7 @@ func (r *releasing) look(ctx context.Context, tx pgx.Tx, locked []gateKey) error
 	}
 	byKey := map[gateKey]*gateLook{}
 	for _, row := range rows {
-		g := &gateLook{gateRow: row}
+		g := &gateLook{gateRow: row, crowded: crowded[gateKey{row.TenantID, row.LimitID}]}
 		if !g.isMine(r.life.id) {
 			r.engine.gates.set(g.key(), gateAlarm{at: r.read.Add(max(g.GrantedUntil.Add(limiter.Grace).Sub(g.Now), releaseGap)), whole: true})
 			continue
@@ -614,7 +625,7 @@ func (r *releasing) decide() {
 
 // lead is how long it will take until what a gate releases can begin.
 func (r *releasing) lead(g *gateLook) time.Duration {
-	most := float64(min(g.Held, releasesAtOnce))
+	most := float64(min(max(g.Held, 0), releasesAtOnce))
 	if !g.plan.Total.IsZero() {
 		most = min(most, max(g.plan.Bucket.Level(g.plan.Total, g.Now), 1))
 	} else if len(g.plan.Keys) == 1 && !g.plan.Keys[0].Limit.IsZero() {
@@ -757,6 +768,8 @@ func (r *releasing) setAlarms(rows pgx.Rows) error {
 		i := slices.IndexFunc(r.gates, func(g *gateLook) bool { return g.key() == k })
 		g := r.gates[i]
 		switch {
+		case g.crowded:
+			r.engine.gates.set(k, gateAlarm{at: r.read.Add(releaseGap)})
 		case at == nil:
 		case g.why == limiter.ByRoom && g.n == 0: // calls are slow, or their worker is down
 			r.engine.gates.set(k, gateAlarm{at: r.read.Add(slotsAgain)})

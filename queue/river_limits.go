@@ -67,12 +67,19 @@ where (g.tenant_id, g.limit_id) in (select * from unnest($1::bigint[], $2::bigin
 order by g.tenant_id, g.limit_id
 for update skip locked`
 
-// foldSQL adds to the counts of the locked gates what has come and gone.
+// foldSQL adds to the counts of the locked gates what has come and gone, up to $3 changes of each, and returns the gates for
+// which there may be more: to count a crowd as it comes takes longer than those may wait who have tokens now.
 var foldSQL = `
 with gone as (
-    delete from sluice.limiter_delta where (tenant_id, limit_id) in (select * from unnest($1::bigint[], $2::bigint[])) returning *
+    delete from sluice.limiter_delta where ctid = any(array(
+        select d.ctid
+        from unnest($1::bigint[], $2::bigint[]) as w(tenant_id, limit_id)
+        cross join lateral (
+            select ctid from sluice.limiter_delta n where n.tenant_id = w.tenant_id and n.limit_id = w.limit_id limit $3
+        ) d
+    )) returning *
 ), came as materialized (
-    select tenant_id, limit_id, user_name, edge_id, max(topology_id) as topology_id, sum(held) as held, sum(arrived) as arrived
+    select tenant_id, limit_id, user_name, edge_id, max(topology_id) as topology_id, sum(held) as held, sum(arrived) as arrived, count(*) as changes
     from gone group by tenant_id, limit_id, user_name, edge_id
 ), lined as (
     insert into sluice.limiter_line as l (tenant_id, limit_id, user_name, edge_id, topology_id, held, rate_in, metered_at)
@@ -88,8 +95,9 @@ with gone as (
 update sluice.limiter_gate g
 set held = g.held + c.held, rate_in = ` + decayed("g.rate_in", "g.metered_at") + ` + c.arrived / ` + meterSeconds + `,
     rate_out = ` + decayed("g.rate_out", "g.metered_at") + `, metered_at = clock_timestamp()
-from (select tenant_id, limit_id, sum(held) as held, sum(arrived) as arrived from came group by tenant_id, limit_id) c
-where g.tenant_id = c.tenant_id and g.limit_id = c.limit_id`
+from (select tenant_id, limit_id, sum(held) as held, sum(arrived) as arrived, sum(changes) as changes from came group by tenant_id, limit_id) c
+where g.tenant_id = c.tenant_id and g.limit_id = c.limit_id
+returning g.tenant_id, g.limit_id, c.changes >= $3`
 
 // meterSeconds is over how long the rates of messages are means: those of ten seconds ago count a third.
 const meterSeconds = "10.0"
