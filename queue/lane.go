@@ -53,12 +53,12 @@ type run struct {
 	began time.Time
 
 	// Only the goroutine that works the lane touches these.
-	read   []*delivery // and not called yet, in order
-	place  int64       // from which to read on
-	most   int         // messages to read next time
-	short  bool        // the last time there were fewer
-	ahead  *laneRead   // is being read while calls are made
-	calls  int
+	read  []*delivery // and not called yet, in order
+	place int64       // from which to read on
+	most  int         // messages to read next time
+	short bool        // the last time there were fewer
+	ahead *laneRead   // is being read while calls are made
+	calls int
 
 	mu        sync.Mutex
 	results   []*settlement // that no committer has taken

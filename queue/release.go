@@ -310,6 +310,7 @@ type heldRow struct {
 	At         time.Time
 	KeyTag     float64
 	VTime      float64 `db:"vtime"`
+	Ready      bool    // as it is stored
 	Amount     float64
 	Per        time.Duration
 	Burst      float64
@@ -337,6 +338,7 @@ type releasing struct {
 type gateLook struct {
 	gateRow
 	plan    limiter.Gate
+	ready   []bool        // whether its keys are stored as having a token
 	full    bool          // there may be more keys that have tokens
 	crowded bool          // more may have come that is not counted yet
 	lead    time.Duration // until what is released can begin
@@ -541,7 +543,7 @@ func (g *gateLook) add(row heldRow) {
 			k.Limit = limiter.Limit{Amount: row.Amount, Per: row.Per, Burst: row.Burst}.Times(g.factor())
 		}
 		k.Bucket = g.bucket(k.Limit, row.Tokens, row.At)
-		g.plan.Keys = append(g.plan.Keys, k)
+		g.plan.Keys, g.ready = append(g.plan.Keys, k), append(g.ready, row.Ready)
 	}
 	k := g.plan.Keys[len(g.plan.Keys)-1]
 	weight := 1.0
@@ -736,8 +738,8 @@ func (r *releasing) write(ctx context.Context, tx pgx.Tx) error {
 	var key keyArrays
 	var gate gateStates
 	for _, g := range r.gates {
-		for _, k := range g.plan.Keys {
-			key.add(g, k)
+		for i, k := range g.plan.Keys {
+			key.add(g, i)
 			for _, l := range k.Lines {
 				if len(l.Starts) > 0 {
 					line.add(g, k, l)
@@ -853,13 +855,19 @@ type keyArrays struct {
 	ats, readies         []time.Time
 }
 
-func (a *keyArrays) add(g *gateLook, k *limiter.Key) {
-	n := 0
+// add adds the i-th key of a gate, if anything is new about it: of the hundreds that are looked at, few get their turn, and
+// what their buckets hold is told by the time.
+func (a *keyArrays) add(g *gateLook, i int) {
+	k, n := g.plan.Keys[i], 0
 	for _, l := range k.Lines {
 		n += len(l.Starts)
 	}
 	ready := k.Bucket.Next(k.Limit, g.Now)
-	if !ready.After(g.Now.Add(limiter.Lookahead)) {
+	isReady := !ready.After(g.Now.Add(limiter.Lookahead))
+	if n == 0 && isReady == g.ready[i] {
+		return
+	}
+	if isReady {
 		ready = time.Unix(0, 0)
 	}
 	a.tenants, a.limits, a.users = append(a.tenants, g.TenantID), append(a.limits, g.LimitID), append(a.users, k.User)

@@ -138,7 +138,7 @@ const runningOfLimit = `
 // linesSQL reads the keys of the locked gates whose turn it may be, up to $3 that have tokens and as many that get one soon,
 // with their lines.
 const linesSQL = `
-select k.tenant_id, k.limit_id, k.user_name, k.tokens, k.at, k.tag as key_tag, k.vtime,
+select k.tenant_id, k.limit_id, k.user_name, k.tokens, k.at, k.tag as key_tag, k.vtime, k.ready_at = 'epoch' as ready,
        coalesce(o.amount, 0) as amount, coalesce(o.per, interval '0') as per, coalesce(o.burst, 0) as burst, coalesce(o.weight, 1) as weight,
        l.edge_id, l.topology_id, t.name as topology, l.tag, l.held
 from unnest($1::bigint[], $2::bigint[]) as w(tenant_id, limit_id)
