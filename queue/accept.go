@@ -155,6 +155,7 @@ func (e *Engine) submit(ctx context.Context, p *pendingEvent) error {
 	if len(p.Body) > largeBytes {
 		events = e.largeEvents
 	}
+	defer func() { e.acceptHelp.offer(len(e.events)) }()
 	select {
 	case events <- p:
 		return nil
@@ -200,8 +201,8 @@ func (e *Engine) wait(ctx context.Context, began time.Duration, p *pendingEvent)
 }
 
 // acceptLoop commits what has gathered, then what gathered meanwhile. It counts in a slot of its own.
-// Large events have a loop of their own, so that small ones never wait for megabytes to be written.
-func (e *Engine) acceptLoop(slot int16, events <-chan *pendingEvent) {
+// Large events have loops of their own, so that small ones never wait for megabytes to be written.
+func (e *Engine) acceptLoop(slot int16, events <-chan *pendingEvent, help *help) {
 	for {
 		var first *pendingEvent
 		select {
@@ -213,20 +214,41 @@ func (e *Engine) acceptLoop(slot int16, events <-chan *pendingEvent) {
 				return
 			}
 		}
-		batch, size := []*pendingEvent{first}, len(first.Body)
-	gather:
-		for len(batch) < flushItems && size < flushBytes {
-			select {
-			case p := <-events:
-				batch, size = append(batch, p), size+len(p.Body)
-			default:
-				break gather
-			}
+		help.during(func() { e.acceptFrom(slot, first, events) })
+	}
+}
+
+// acceptHelpLoop commits events beside an acceptLoop.
+func (e *Engine) acceptHelpLoop(slot int16) {
+	for {
+		select {
+		case <-e.closing:
+			return
+		case <-e.acceptHelp.wanted:
 		}
-		e.acceptBatch(slot, batch)
-		for _, p := range batch {
-			p.hold.Release()
+		select {
+		case first := <-e.events:
+			e.acceptFrom(slot, first, e.events)
+		default:
 		}
+	}
+}
+
+// acceptFrom commits an event with those that wait.
+func (e *Engine) acceptFrom(slot int16, first *pendingEvent, events <-chan *pendingEvent) {
+	batch, size := []*pendingEvent{first}, len(first.Body)
+gather:
+	for len(batch) < flushItems && size < flushBytes {
+		select {
+		case p := <-events:
+			batch, size = append(batch, p), size+len(p.Body)
+		default:
+			break gather
+		}
+	}
+	e.acceptBatch(slot, batch)
+	for _, p := range batch {
+		p.hold.Release()
 	}
 }
 

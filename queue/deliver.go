@@ -184,9 +184,7 @@ func (e *Engine) settle(s *settlement) {
 		return
 	}
 	e.settled <- s
-	if len(e.settled) >= helpAt || e.late.Load() {
-		e.callHelp()
-	}
+	e.handOffHelp.offer(len(e.settled))
 }
 
 // awaitLease waits until the lease is surely valid. It returns false if the lease is lost or calls are cut off.

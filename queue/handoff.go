@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,27 +18,18 @@ import (
 // handOffLoop commits the settlements that have gathered, then those that gathered meanwhile: at rest a hand-off waits
 // for nobody, under load it is shared by hundreds. It counts in a slot of its own.
 func (e *Engine) handOffLoop(slot int16) {
-	late := time.AfterFunc(time.Hour, func() {
-		e.late.Store(true)
-		e.callHelp()
-	})
-	late.Stop()
 	for first := range e.settled {
-		late.Reset(lateAfter)
-		e.commitFrom(slot, first, e.settled)
-		late.Stop()
-		e.late.Store(false)
+		e.handOffHelp.during(func() { e.commitFrom(slot, first, e.settled) })
 	}
 }
 
-// helpLoop commits beside a handOffLoop when much has gathered, or the other one is held up: two statements for a few dozen
-// cost more than one for all.
+// helpLoop commits beside a handOffLoop.
 func (e *Engine) helpLoop(slot int16) {
 	for {
 		select {
 		case <-e.callsOver:
 			return
-		case <-e.help:
+		case <-e.handOffHelp.wanted:
 		}
 		select {
 		case first, ok := <-e.settled:
@@ -56,19 +46,6 @@ func (e *Engine) helpLoop(slot int16) {
 func (e *Engine) largeLoop(slot int16) {
 	for first := range e.largeSettled {
 		e.commitFrom(slot, first, e.largeSettled)
-	}
-}
-
-const (
-	helpAt    = 128                   // results that wait when help is asked for
-	lateAfter = 25 * time.Millisecond // or the time after which a commit is late
-)
-
-// callHelp asks for help, if it may be needed.
-func (e *Engine) callHelp() {
-	select {
-	case e.help <- struct{}{}:
-	default: // they are at it
 	}
 }
 

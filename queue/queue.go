@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -87,7 +86,7 @@ type Caller interface {
 }
 
 const (
-	committers       = 2  // loops that commit hand-offs, of which one helps, and that commit events; and again for what is large
+	committers       = 2  // loops that commit hand-offs, of which one helps, and events, of which one helps; and again for what is large
 	largeSlots       = 64 // the latter count in slots behind those of all others: see sluice.edge_count_slot_seq
 	largeBytes       = 256 << 10
 	flushItems       = 1000 // most results, or events, in one statement
@@ -132,6 +131,9 @@ type Engine struct {
 	largeEvents  chan *pendingEvent // those with loops of their own
 	largeSettled chan *settlement
 
+	acceptHelp  *help // of who commits events
+	handOffHelp *help
+
 	mu       sync.Mutex // guards what follows
 	running  bool       // claims may be made
 	inFlight map[int64]*delivery
@@ -143,8 +145,6 @@ type Engine struct {
 	current  *life                          // nil before Start
 
 	callsOver chan struct{} // closed when all calls have been made
-	help      chan struct{} // asks the committer that helps to take what has gathered
-	late      atomic.Bool   // the other one is held up
 
 	wakeFetch chan struct{}
 	wakeAlarm chan time.Duration
@@ -209,7 +209,8 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		largeEvents:  make(chan *pendingEvent, 2*flushItems),
 		largeSettled: make(chan *settlement, flushItems),
 		callsOver:    make(chan struct{}),
-		help:         make(chan struct{}, 1),
+		acceptHelp:   newHelp(),
+		handOffHelp:  newHelp(),
 		reads:        make(chan *laneRead, lanesAtOnce),
 		gates:        newGates(),
 		grants:       make(chan []*grant, 16),
@@ -240,9 +241,10 @@ func New(ctx context.Context, conns *pgxpool.Pool, c Config) (*Engine, error) {
 		return nil, fmt.Errorf("take slots to count in: %w", err)
 	}
 	e.herald = newHerald(e)
+	e.accepts.Go(func() { e.acceptLoop(e.slot, e.events, e.acceptHelp) })
+	e.accepts.Go(func() { e.acceptHelpLoop(e.slot + 1) })
 	for i := range int16(committers) {
-		e.accepts.Go(func() { e.acceptLoop(e.slot+i, e.events) })
-		e.accepts.Go(func() { e.acceptLoop(e.slot+largeSlots+i, e.largeEvents) })
+		e.accepts.Go(func() { e.acceptLoop(e.slot+largeSlots+i, e.largeEvents, nil) })
 	}
 	e.accepts.Go(e.gaugeLoop)
 	return e, nil
