@@ -145,6 +145,7 @@ func (w world) examples() []example {
 		{op: "beat-calls", param: inside, body: `{"calls":[` + held + `}]}`},
 		{op: "answer-calls", param: inside, body: `{"results":[` + held + `,"body":""}]}`},
 		{op: "move-worker", body: `{"url":"http://127.0.0.1:9"}`},
+		{op: "set-worker-credentials", body: `{"bearer_token":"t"}`},
 		{op: "list-keys"},
 		{op: "create-key", body: `{"name":"another","scopes":["ingest"]}`, foreign: 201}, // its own
 		{op: "revoke-key"},

@@ -36,6 +36,8 @@ type WorkerView struct {
 	DownReason string     `json:"down_reason,omitempty"`
 	ListedAt   *time.Time `json:"listed_at,omitempty" doc:"When it last said what nodes and applications it has; absent: never"`
 	ListError  string     `json:"listing_error,omitempty" doc:"Why it could not be asked since"`
+
+	Credentials workerCredentialsView `json:"credentials,omitzero" doc:"What it is shown of who calls, beside the signature; absent: nothing"`
 }
 
 type workerDetailView struct {
@@ -65,6 +67,8 @@ type newWorkerView struct {
 	Pull     bool   `json:"pull,omitempty" doc:"Instead of a URL: nobody can reach it, it takes its calls itself"`
 	Protocol string `json:"protocol,omitempty" enum:"sluice,orchesty" default:"sluice" doc:"What it speaks: orchesty for a worker on Orchesty's SDK"`
 	Dialect  string `json:"dialect,omitempty" enum:"a,b" doc:"Of Orchesty's protocol; a, the published one, unless said otherwise"`
+
+	Credentials *newCredentialsView `json:"credentials,omitempty" doc:"What it wants to be shown of who calls, beside the signature"`
 }
 
 type addedWorkerView struct {
@@ -141,6 +145,11 @@ func (g *gateway) addWorkers() {
 		Summary: "Say that a worker listens elsewhere", Description: "Its secret stays. Calls under way end where they started.",
 	}, g.moveWorker)
 	register(g, huma.Operation{
+		OperationID: "set-worker-credentials", Method: http.MethodPut, Path: workerPath + "/credentials", Tags: tags, Security: change,
+		Summary:     "Say what a worker is shown of who calls",
+		Description: "It holds within a second, for calls that begin after that. What is not named stays; an empty text is shown no more.",
+	}, g.setWorkerCredentials)
+	register(g, huma.Operation{
 		OperationID: "remove-worker", Method: http.MethodDelete, Path: workerPath, Tags: tags, Security: change,
 		Summary: "Forget a worker", Description: "One that an enabled topology names stays.", Errors: conflict,
 	}, g.removeWorker)
@@ -155,6 +164,7 @@ func viewOfWorker(w queue.Worker) WorkerView {
 	return WorkerView{
 		Name: w.Name, URL: w.URL, Pull: w.URL == "", Protocol: string(w.Protocol), Dialect: textOf(w.Dialect), CreatedAt: w.CreatedAt.UTC(),
 		DownSince: utc(w.DownSince), DownReason: textOf(w.DownReason), ListedAt: utc(w.ListedAt), ListError: textOf(w.ListingError),
+		Credentials: viewOfCredentials(w.Credentials),
 	}
 }
 
@@ -225,7 +235,11 @@ func (g *gateway) addWorker(ctx context.Context, in *answer[newWorkerView]) (*an
 			Name: in.Body.Name, URL: in.Body.URL, Protocol: worker.Protocol(in.Body.Protocol), Dialect: in.Body.Dialect,
 			Vault: g.config.Vault,
 		}, by.Actor())
-		return err
+		if err != nil || in.Body.Credentials == nil {
+			return err
+		}
+		added.Credentials = in.Body.Credentials.kept()
+		return queue.SetCredentials(ctx, tx, by.TenantID, in.Body.Name, in.Body.Credentials.change(g.config.Vault), by.Actor())
 	})
 	if err != nil {
 		return nil, err

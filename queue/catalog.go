@@ -342,15 +342,20 @@ const pullURL = "http://worker.invalid"
 func findWorker(ctx context.Context, db topology.DB, keys vault.Ring, key workerKey) (target worker.Target, pulls bool, err error) {
 	target.Name = key.name
 	var texts []string
+	var shown storedCredentials
 	err = db.QueryRow(ctx, `
-		select url, secrets, protocol, coalesce(dialect, ''), pull from sluice.worker
-		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name).Scan(&target.URL, &texts, &target.Protocol, &target.Dialect, &pulls)
+		select url, secrets, protocol, coalesce(dialect, ''), pull, bearer_token, client_certificate, client_key, server_ca from sluice.worker
+		where tenant_id = $1 and name = $2 and removed_at is null`, key.tenant, key.name).Scan(
+		&target.URL, &texts, &target.Protocol, &target.Dialect, &pulls, &shown.token, &shown.certificate, &shown.key, &shown.ca)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return worker.Target{}, false, ErrNoWorker
 	}
 	if err != nil {
 		return worker.Target{}, false, err
 	}
-	target.Secrets, err = openSecrets(keys, key, texts)
+	if target.Secrets, err = openSecrets(keys, key, texts); err != nil || pulls { // nobody is let in where nobody comes
+		return target, pulls, err
+	}
+	target.Credentials, err = shown.open(keys, key)
 	return target, pulls, err
 }

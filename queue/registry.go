@@ -34,10 +34,11 @@ type Worker struct {
 	DownReason   *string
 	ListedAt     *time.Time // when it said what it has: see [Engine.RefreshWorker]
 	ListingError *string    // why it could not be asked since
+	Credentials
 }
 
 // workerColumns are those of a [Worker].
-const workerColumns = `name, url, protocol, dialect, created_at, down_since, down_reason, listed_at, listing_error`
+const workerColumns = `name, url, protocol, dialect, created_at, down_since, down_reason, listed_at, listing_error, ` + credentialColumns
 
 // NewWorker is a worker that is to be registered.
 type NewWorker struct {
@@ -133,6 +134,9 @@ func SetWorkerURL(ctx context.Context, tx pgx.Tx, tenant int64, name, address, b
 	}
 	tag, err := tx.Exec(ctx, `
 		update sluice.worker set url = $3, pull = $3 = '' where tenant_id = $1 and name = $2 and removed_at is null`, tenant, name, address)
+	if sqlState(err) == checkViolation {
+		return errNotTLS
+	}
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,42 @@ func WorkerSecrets(ctx context.Context, db topology.DB, keys vault.Ring, tenant 
 	return target.Secrets, err
 }
 
+// keptSecrets are the secrets of a worker as they are kept in the database.
+type keptSecrets struct {
+	signing    []string
+	token, key *string
+}
+
+func (k keptSecrets) equal(to keptSecrets) bool {
+	same := func(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
+	return slices.Equal(k.signing, to.signing) && same(k.token, to.token) && same(k.key, to.key)
+}
+
+// resealed are the same secrets, sealed with the first key.
+func (k keptSecrets) resealed(keys vault.Ring, of workerKey) (keptSecrets, error) {
+	var again keptSecrets
+	secrets, err := openSecrets(keys, of, k.signing)
+	for i := 0; err == nil && i < len(secrets); i++ {
+		var sealed string
+		sealed, err = storedSecret(keys, of, secrets[i])
+		again.signing = append(again.signing, sealed)
+	}
+	for _, text := range []struct {
+		at   vault.Place
+		from *string
+		to   **string
+	}{{tokenPlace(of), k.token, &again.token}, {clientKeyPlace(of), k.key, &again.key}} {
+		if err != nil || text.from == nil {
+			continue
+		}
+		var opened string
+		if opened, err = openText(keys, text.at, text.from); err == nil {
+			*text.to, err = storedText(keys, text.at, &opened)
+		}
+	}
+	return again, err
+}
+
 // ResealWorkers seals with the first key the secrets of workers that are stored as they are, or were sealed with another
 // key, and returns of how many workers those were. db sees all tenants.
 func ResealWorkers(ctx context.Context, db topology.DB, keys vault.Ring) (int64, error) {
@@ -58,20 +94,20 @@ func ResealWorkers(ctx context.Context, db topology.DB, keys vault.Ring) (int64,
 		return 0, vault.ErrNoKey
 	}
 	type row struct {
-		key      workerKey
-		id       int64
-		secrets  []string
-		resealed []string
+		key  workerKey
+		id   int64
+		kept keptSecrets
 	}
 	var done, tenant, id int64
 	for {
 		// Workers that were removed are among them: their secrets are secrets, too.
 		rows, _ := db.Query(ctx, `
-			select tenant_id, id, name, secrets from sluice.worker
-			where (tenant_id, id) > ($1, $2) and exists (select from unnest(secrets) s where not starts_with(s, $3))
+			select tenant_id, id, name, secrets, bearer_token, client_key from sluice.worker
+			where (tenant_id, id) > ($1, $2) and exists (
+				select from unnest(secrets || array[bearer_token, client_key]) s where not starts_with(s, $3))
 			order by tenant_id, id limit 500`, tenant, id, keys.Prefix())
 		found, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (w row, err error) {
-			err = r.Scan(&w.key.tenant, &w.id, &w.key.name, &w.secrets)
+			err = r.Scan(&w.key.tenant, &w.id, &w.key.name, &w.kept.signing, &w.kept.token, &w.kept.key)
 			return w, err
 		})
 		if err != nil || len(found) == 0 {
@@ -79,20 +115,18 @@ func ResealWorkers(ctx context.Context, db topology.DB, keys vault.Ring) (int64,
 		}
 		for _, w := range found {
 			tenant, id = w.key.tenant, w.id
-			secrets, err := openSecrets(keys, w.key, w.secrets)
-			for i := 0; err == nil && i < len(secrets); i++ {
-				var sealed string
-				sealed, err = storedSecret(keys, w.key, secrets[i])
-				w.resealed = append(w.resealed, sealed)
-			}
+			again, err := w.kept.resealed(keys, w.key)
 			if err != nil {
 				return done, err
 			}
-			if slices.Equal(w.resealed, w.secrets) {
+			if again.equal(w.kept) {
 				continue
 			}
 			// One that was written meanwhile was sealed by that.
-			tag, err := db.Exec(ctx, `update sluice.worker set secrets = $4 where tenant_id = $1 and id = $2 and secrets = $3`, tenant, id, w.secrets, w.resealed)
+			tag, err := db.Exec(ctx, `
+				update sluice.worker set secrets = $6, bearer_token = $7, client_key = $8
+				where tenant_id = $1 and id = $2 and secrets = $3 and bearer_token is not distinct from $4 and client_key is not distinct from $5`,
+				tenant, id, w.kept.signing, w.kept.token, w.kept.key, again.signing, again.token, again.key)
 			if err != nil {
 				return done, err
 			}

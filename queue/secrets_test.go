@@ -34,6 +34,21 @@ func TestSecretsOfWorkers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	token := "let-me-in"
+	if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		return queue.SetCredentials(t.Context(), tx, 1, "sealed", queue.CredentialChange{BearerToken: &token, Vault: ring(first)}, "test")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	storedToken := func() (text string) {
+		if err := pool.QueryRow(t.Context(), `select bearer_token from sluice.worker where name = 'sealed'`).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if !strings.HasPrefix(storedToken(), ring(first).Prefix()) {
+		t.Error("the token is not sealed")
+	}
 	opens := func(name string, keys vault.Ring) error {
 		found, err := queue.WorkerSecrets(t.Context(), pool, keys, 1, name)
 		if err == nil && (len(found) != 1 || found[0].Reveal() != secrets[name].Reveal()) {
@@ -63,6 +78,9 @@ func TestSecretsOfWorkers(t *testing.T) {
 		if n, err := queue.ResealWorkers(t.Context(), pool, ring(second, first)); err != nil || n != want {
 			t.Errorf("%d sealed, want %d: %v", n, want, err)
 		}
+	}
+	if !strings.HasPrefix(storedToken(), ring(second).Prefix()) {
+		t.Error("the token is not sealed anew")
 	}
 	if err := errors.Join(opens("plain", ring(second)), opens("sealed", ring(second))); err != nil {
 		t.Error(err)

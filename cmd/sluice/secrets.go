@@ -22,7 +22,7 @@ type secretsCmd struct {
 }
 
 func (secretsCmd) Help() string {
-	return examples("The secrets of workers, the settings that workers on Orchesty's SDK keep and the tokens of their webhooks are sealed in the database with a key that is not in it. "+
+	return examples("The secrets of workers, what they are shown of who calls, the settings that workers on Orchesty's SDK keep and the tokens of their webhooks are sealed in the database with a key that is not in it. "+
 		"Give the same keys to every node. To change the key, add the new one at the end on all of them, then move it to the front, seal, and drop the old one.",
 		"sluice secrets new-key > /run/secrets/sluice-keys",
 		"SLUICE_SECRET_KEYS_FILE=/run/secrets/sluice-keys sluice serve",

@@ -15,13 +15,14 @@ import (
 )
 
 type workerCmd struct {
-	Add     workerAddCmd     `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
-	List    workerListCmd    `cmd:"" help:"List workers."`
-	Show    workerShowCmd    `cmd:"" help:"Show a worker, with the nodes and applications that it said it has."`
-	Refresh workerRefreshCmd `cmd:"" help:"Ask a worker what it has, and whether it lives."`
-	Move    workerMoveCmd    `cmd:"" help:"Say that a worker listens elsewhere."`
-	Test    workerTestCmd    `cmd:"" help:"Call an action of a worker, outside of any process."`
-	Remove  workerRemoveCmd  `cmd:"" help:"Forget a worker."`
+	Add         workerAddCmd         `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
+	List        workerListCmd        `cmd:"" help:"List workers."`
+	Show        workerShowCmd        `cmd:"" help:"Show a worker, with the nodes and applications that it said it has."`
+	Refresh     workerRefreshCmd     `cmd:"" help:"Ask a worker what it has, and whether it lives."`
+	Move        workerMoveCmd        `cmd:"" help:"Say that a worker listens elsewhere."`
+	Credentials workerCredentialsCmd `cmd:"" help:"Say what a worker is shown of who calls."`
+	Test        workerTestCmd        `cmd:"" help:"Call an action of a worker, outside of any process."`
+	Remove      workerRemoveCmd      `cmd:"" help:"Forget a worker."`
 }
 
 func (workerCmd) Help() string {
@@ -42,6 +43,8 @@ type workerView struct {
 	DownReason string     `json:"down_reason"`
 	ListedAt   *time.Time `json:"listed_at"`
 	ListError  string     `json:"listing_error"`
+
+	Credentials shownCredentials `json:"credentials"`
 }
 
 func (v workerView) row() []string {
@@ -66,6 +69,7 @@ func (v workerView) speaks() string {
 
 type workerAddCmd struct {
 	apiFlags
+	credentialFlags
 	Name   string `arg:"" help:"Name by which topologies know it."`
 	Server string `arg:"" optional:"" name:"worker-url" help:"Where it listens; the actions of nodes are paths below."`
 	Pull   bool   `help:"Instead of a URL: it takes its calls itself, or sluice agent does for it."`
@@ -79,12 +83,20 @@ func (workerAddCmd) Help() string {
 		"sluice worker add shop http://127.0.0.1:9000",
 		"sluice worker add shop https://shop.example.com/sluice --output json | jq -r .secret",
 		"sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty",
+		"sluice worker add shop https://shop.example.com/sluice --bearer-token-file token",
 		"sluice worker add inside --pull")
 }
 
 func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
-	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.
-		jsonBody(atPlace(map[string]any{"name": c.Name, "protocol": c.Protocol}, c.Server, c.Pull, c.Dialect)))
+	said := map[string]any{"name": c.Name, "protocol": c.Protocol}
+	credentials, err := c.read()
+	if err != nil {
+		return err
+	}
+	if len(credentials) > 0 {
+		said["credentials"] = credentials
+	}
+	added, err := ask[workerView](ctx, api, request{method: http.MethodPost, path: "/workers"}.jsonBody(atPlace(said, c.Server, c.Pull, c.Dialect)))
 	if err != nil {
 		return err
 	}
@@ -182,8 +194,9 @@ type workerDetailView struct {
 }
 
 func (v workerDetailView) write(w io.Writer) {
-	facts(w, "Worker", v.Name, "URL", v.URL, "Protocol", v.speaks(), "Registered", when(v.CreatedAt),
-		"Down since", when(v.DownSince), "Reason", v.DownReason, "Listed", when(v.ListedAt), "Not listed since", v.ListError)
+	facts(w, append([]string{"Worker", v.Name, "URL", v.URL, "Protocol", v.speaks(), "Registered", when(v.CreatedAt),
+		"Down since", when(v.DownSince), "Reason", v.DownReason, "Listed", when(v.ListedAt), "Not listed since", v.ListError},
+		v.Credentials.facts()...)...)
 	if len(v.Nodes) > 0 {
 		var nodes [][]string
 		for _, n := range v.Nodes {

@@ -77,6 +77,7 @@ type Client struct {
 
 	mu        sync.RWMutex
 	endpoints map[endpointKey]*endpoint
+	ways      map[string]*http.Transport // by [credentials.way]
 }
 
 // endpoint is where a call goes, parsed once.
@@ -97,6 +98,7 @@ func NewClient(config Config) *Client {
 		maxMessages: cmp.Or(config.MaxMessages, 10_000),
 		now:         time.Now,
 		endpoints:   make(map[endpointKey]*endpoint),
+		ways:        make(map[string]*http.Transport),
 	}
 	dial := config.Dial
 	if dial == nil {
@@ -125,7 +127,12 @@ func NewClient(config Config) *Client {
 }
 
 // Close closes the idle connections. Calls in flight end by themselves.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeWays()
+}
 
 // Call sends a message to a worker and returns its reply. The error is always a
 // [*Failure]. It returns by the deadline of the request, of ctx or of
@@ -142,7 +149,7 @@ func (c *Client) Call(ctx context.Context, target Target, request Request) (Resu
 }
 
 func (c *Client) begin(ctx context.Context, target Target, request *Request) exchange {
-	x := exchange{client: c, request: request, caller: ctx, name: target.name(), secrets: target.Secrets, via: target.Via, makeRoom: target.Room}
+	x := exchange{client: c, request: request, caller: ctx, name: target.name(), secrets: target.Secrets, credentials: target.Credentials, via: target.Via, makeRoom: target.Room}
 	x.timing.Start = c.now()
 	return x
 }
@@ -171,6 +178,8 @@ type exchange struct {
 	secrets []Secret
 	timing  Timing
 	replays int
+
+	credentials Credentials
 
 	via      func(deadline time.Time) http.RoundTripper
 	makeRoom func() Room
@@ -209,7 +218,7 @@ func (x *exchange) trip(ctx context.Context, to string, w words) (Result, *Failu
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: x.connected})
 
 	// RoundTrip rather than an http.Client: no redirects, no cookies, no copies.
-	var way http.RoundTripper = x.client.transport
+	var way http.RoundTripper = x.client.way(x.credentials)
 	if x.via != nil {
 		way = x.via(deadline)
 	}
@@ -321,8 +330,8 @@ func (x *exchange) header(e *endpoint, deadline time.Time) http.Header {
 	}
 	h["User-Agent"] = x.client.userAgent
 	h["Accept-Encoding"] = identity
-	if e.authorization != nil {
-		h["Authorization"] = e.authorization
+	if shown := x.authorization(e); shown != nil {
+		h["Authorization"] = shown
 	}
 	h[headerContentType] = octetStream
 	for name, value := range x.headers {
@@ -360,7 +369,7 @@ func (x *exchange) broken(ctx context.Context, what string, err error) *Failure 
 	switch {
 	case errors.Is(x.caller.Err(), context.Canceled):
 		return &Failure{Class: Cancelled, Reason: "the call was given up", Err: context.Cause(x.caller)}
-	case x.timing.Connected == 0:
+	case x.timing.Connected == 0 || x.timing.Answered == 0 && isAlert(err):
 		return unreached(x.name, err)
 	case ctx.Err() != nil:
 		took := x.elapsed().Round(time.Millisecond)

@@ -95,8 +95,8 @@ func (p *posting) outgoing(ctx context.Context, e *endpoint, _ time.Time) *http.
 		req.Header = http.Header{}
 	}
 	req.Header["User-Agent"], req.Header["Accept-Encoding"] = p.client.userAgent, identity
-	if e.authorization != nil {
-		req.Header["Authorization"] = e.authorization
+	if shown := p.authorization(e); shown != nil {
+		req.Header["Authorization"] = shown
 	}
 	return req
 }

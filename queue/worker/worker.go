@@ -67,6 +67,8 @@ type Target struct {
 	// Secrets sign the call: each one adds a signature, so that a secret is
 	// changed without a gap. Without secrets the call goes unsigned.
 	Secrets []Secret
+	// Credentials prove who calls in other ways than the signature does.
+	Credentials Credentials
 	// Via is the way of calls that end by the deadline, for a worker that is not to
 	// be reached at its URL. Without it they go over the network.
 	Via func(deadline time.Time) http.RoundTripper `json:"-"`
