@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/gateway/auth"
+	"sluice/gateway/starter"
 	"sluice/gateway/ui"
 	"sluice/openapi"
 	"sluice/queue"
@@ -256,9 +257,10 @@ func (g *gateway) addHouse() {
 	})
 	g.serveText("GET /schemas/topology.json", "application/schema+json", topology.JSONSchema())
 	g.serveText("GET /openapi/worker.yaml", "application/yaml", openapi.Worker())
+	g.serveText("GET /llms.txt", "text/plain; charset=utf-8", starter.Guide())
 	index, _ := json.Marshal(map[string]string{ // texts always can
 		"name": "sluice", "version": g.config.Version, "openapi": "/openapi.json", "worker_openapi": "/openapi/worker.yaml",
-		"topology_schema": "/schemas/topology.json", "health": "/healthz", "readiness": "/readyz",
+		"topology_schema": "/schemas/topology.json", "guide": "/llms.txt", "health": "/healthz", "readiness": "/readyz",
 	})
 	g.addUI(append(index, '\n'))
 }

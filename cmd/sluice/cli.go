@@ -67,6 +67,7 @@ func newParser(c *cli, p *program, exit func(int)) (*kong.Kong, error) {
 			{Key: "use", Title: "Use it:"},
 			{Key: "prove", Title: "Prove and describe:"},
 			{Key: "filter", Title: "Which messages:"},
+			{Key: "url", Title: "Of a worker that is called at its URL:"},
 			{Key: "api", Title: "Where Sluice is:"},
 			{Key: "direct", Title: "Without an API key:"},
 		}),

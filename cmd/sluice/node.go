@@ -19,8 +19,6 @@ import (
 	"sluice/queue"
 	"sluice/queue/report"
 	"sluice/queue/vault"
-	"sluice/queue/worker"
-	"sluice/queue/worker/orchesty"
 	"sluice/trash"
 )
 
@@ -99,12 +97,8 @@ func (n *node) prepare(ctx context.Context) error {
 	}
 	c := n.config.engine
 	c.Logger, c.Vault = n.config.log, n.config.vault
-	own, foreign := worker.NewClient(worker.Config{Version: version()}), orchesty.NewClient(worker.Config{Version: version()})
-	n.closeCallers = func() {
-		own.Close()
-		foreign.Close()
-	}
-	c.Caller = queue.Callers{worker.Sluice: own, worker.Orchesty: foreign}
+	callers, closeCallers := newCallers()
+	c.Caller, n.closeCallers = callers, closeCallers
 	var err error
 	n.engine, err = queue.New(ctx, n.pool, c)
 	if errors.Is(err, queue.ErrSettingsLost) {

@@ -2,32 +2,27 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
-	"strconv"
 	"time"
-	"unicode/utf8"
 )
 
 type workerCmd struct {
+	New         workerNewCmd         `cmd:"" help:"Write a worker to begin with, a test for it and a topology."`
 	Add         workerAddCmd         `cmd:"" help:"Register a worker, and print the secret that signs the calls to it."`
 	List        workerListCmd        `cmd:"" help:"List workers."`
 	Show        workerShowCmd        `cmd:"" help:"Show a worker, with the nodes and applications that it said it has."`
 	Refresh     workerRefreshCmd     `cmd:"" help:"Ask a worker what it has, and whether it lives."`
 	Move        workerMoveCmd        `cmd:"" help:"Say that a worker listens elsewhere."`
 	Credentials workerCredentialsCmd `cmd:"" help:"Say what a worker is shown of who calls."`
-	Test        workerTestCmd        `cmd:"" help:"Call an action of a worker, outside of any process."`
+	Test        workerTestCmd        `cmd:"" help:"Call the nodes of a worker, or one of them, outside of any process."`
 	Remove      workerRemoveCmd      `cmd:"" help:"Forget a worker."`
 }
 
 func (workerCmd) Help() string {
 	return examples("A worker is an HTTP service of yours. Nodes name it, and Sluice posts their messages to it; docs/worker-protocol.md is the contract. A worker made for Orchesty is called as Orchesty does: docs/orchesty.md.",
-		"sluice worker add shop http://127.0.0.1:9000", "sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty", "sluice worker test shop check-order --data '{}'")
+		"sluice worker add shop http://127.0.0.1:9000", "sluice worker add legacy http://127.0.0.1:8080 --protocol orchesty", "sluice worker new --lang python shop")
 }
 
 // workerView is a worker as the API tells it.
@@ -89,7 +84,7 @@ func (workerAddCmd) Help() string {
 
 func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	said := map[string]any{"name": c.Name, "protocol": c.Protocol}
-	credentials, err := c.read()
+	credentials, err := c.credentials()
 	if err != nil {
 		return err
 	}
@@ -251,94 +246,6 @@ func (c workerRefreshCmd) Run(ctx context.Context, p *program, api *client) erro
 		return err
 	}
 	if shown.Shown.ListError != "" {
-		return &toldError{exitFailed}
-	}
-	return nil
-}
-
-type workerTestCmd struct {
-	apiFlags
-	contentFlags
-	Name   string `arg:"" help:"Name of the worker."`
-	Action string `arg:"" help:"What to call: the path below the worker's URL."`
-
-	Kind string `enum:"connector,batch,custom" default:"custom" help:"Kind of the node that would call: ${enum}. Matters to workers that speak Orchesty's protocol."`
-}
-
-func (workerTestCmd) Help() string {
-	return examples("The call is signed as any other. Fails when the worker cannot be reached or does not say what becomes of the message.",
-		"sluice worker test shop check-order --data '{\"order\":\"ABC-123\"}'",
-		"sluice worker test shop check-order --file order.json -H x-source=shop",
-		"sluice worker test legacy hubspot-create-contact --kind connector --data '{}'")
-}
-
-// testView is how a worker answered.
-type testView struct {
-	Reached  bool    `json:"reached"`
-	Class    string  `json:"class"`
-	Status   int     `json:"status"`
-	Duration float64 `json:"duration_ms"`
-	Verdict  string  `json:"verdict"`
-	Reason   string  `json:"reason"`
-	Messages []struct {
-		Followers []string        `json:"followers"`
-		Headers   headersView     `json:"headers"`
-		Body      json.RawMessage `json:"body"` // as JSON, as text or as bytes
-		Text      string          `json:"text"`
-		Base64    []byte          `json:"base64"`
-	} `json:"messages"`
-}
-
-func (c workerTestCmd) Run(ctx context.Context, p *program) error {
-	var body []byte
-	if c.given() {
-		var err error
-		if body, err = c.read(p); err != nil {
-			return err
-		}
-	}
-	api, err := c.client(p)
-	if err != nil {
-		return err
-	}
-	headers := map[string]string{"content-type": c.headers(body)["Content-Type"]}
-	maps.Copy(headers, c.Header)
-	call := map[string]any{"action": c.Action, "kind": c.Kind, "headers": headers}
-	switch {
-	case json.Valid(body):
-		call["body"] = json.RawMessage(body)
-	case utf8.Valid(body):
-		call["text"] = string(body)
-	default:
-		call["base64"] = base64.StdEncoding.EncodeToString(body)
-	}
-	tested, err := ask[testView](ctx, api, request{method: http.MethodPost, path: pathOf("workers", c.Name, "test")}.jsonBody(call))
-	if err != nil {
-		return err
-	}
-	t := tested.Shown
-	if err := p.print(tested, func(w io.Writer) {
-		facts(w,
-			"Worker", c.Name,
-			"Status", number(t.Status),
-			"Took", strconv.FormatFloat(t.Duration, 'f', 1, 64)+" ms",
-			"Verdict", t.Verdict,
-			"Class", t.Class,
-			"Reason", t.Reason,
-		)
-		for _, m := range t.Messages {
-			to := "all followers"
-			if m.Followers != nil {
-				to = fmt.Sprint(m.Followers)
-			}
-			fmt.Fprintf(w, "\nTo %s:\n\n", line(to))
-			m.Headers.write(w)
-			fmt.Fprintln(w, shownBody(slices.Concat(m.Body, []byte(m.Text), m.Base64)))
-		}
-	}); err != nil {
-		return err
-	}
-	if t.Verdict == "" {
 		return &toldError{exitFailed}
 	}
 	return nil

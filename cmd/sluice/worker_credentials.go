@@ -18,8 +18,8 @@ type credentialFlags struct {
 	ServerCA        string `name:"server-ca" placeholder:"FILE" help:"Who vouches for the worker's own certificate, as PEM, instead of the system's roots."`
 }
 
-// read returns what the files hold, as the API takes it.
-func (f credentialFlags) read() (map[string]string, error) {
+// credentials are what the files hold, as the API takes it.
+func (f credentialFlags) credentials() (map[string]string, error) {
 	said := map[string]string{}
 	for name, path := range map[string]string{
 		"bearer_token": f.BearerTokenFile, "client_certificate": f.ClientCert, "client_key": f.ClientKey, "server_ca": f.ServerCA,
@@ -53,7 +53,7 @@ func (workerCredentialsCmd) Help() string {
 }
 
 func (c workerCredentialsCmd) Run(ctx context.Context, p *program, api *client) error {
-	said, err := c.read()
+	said, err := c.credentials()
 	if err != nil {
 		return err
 	}

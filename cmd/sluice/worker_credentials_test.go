@@ -175,7 +175,9 @@ func TestClientCertificate(t *testing.T) {
 		return []string{"worker", "credentials", "guarded", "--client-cert", writeFile(t, "c.crt", chain), "--client-key", writeFile(t, "c.key", key)}
 	}
 	w.run(certificate("sluice one")...).exits(exitOK).says("CN=sluice one, until ", "CN=the shop's CA")
-	eventually(t, "what waited has gone on", func() bool { return decode[processView](w.run("process", "show", id, "--output", "json")).State == "done" })
+	eventually(t, "what waited has gone on", func() bool {
+		return decode[processView](w.run("process", "show", id, "--output", "json")).State == "done"
+	})
 	if *caller.Load() != "sluice one" {
 		t.Errorf("called by %s", *caller.Load())
 	}
