@@ -162,7 +162,7 @@ func newShell(t *testing.T, w *world, programs ...string) *shell {
 		t.Fatal(err)
 	}
 	bin := filepath.Dir(writeFile(t, "sluice", "#!/bin/sh\n"+asProgram+"=1 exec '"+self+"' \"$@\"\n"))
-	if err := os.Chmod(filepath.Join(bin, "sluice"), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.Chmod(filepath.Join(bin, "sluice"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := &shell{t: t, dir: t.TempDir(), port: strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}

@@ -71,7 +71,7 @@ func writeProject(dir string, files []starter.File) (written []string, err error
 		}
 		written = append(written, path)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // it holds sources, which others may read; the token has its own mode
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	for i, f := range files {
