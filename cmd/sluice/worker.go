@@ -97,9 +97,12 @@ func (c workerAddCmd) Run(ctx context.Context, p *program, api *client) error {
 	}
 	return p.print(added, func(w io.Writer) {
 		facts(w, "Worker", added.Shown.Name, "URL", added.Shown.place(), "Protocol", added.Shown.speaks(), "Secret", added.Shown.Secret)
-		if added.Shown.Secret != "" {
+		switch {
+		case added.Shown.Secret != "" && added.Shown.Credentials.BearerToken:
+			fmt.Fprintln(w, "\nThe secret signs the calls. A worker that checks the token need not know it. It is not shown again.")
+		case added.Shown.Secret != "":
 			fmt.Fprintln(w, "\nGive the secret to the worker. It is not shown again.")
-		} else {
+		default:
 			fmt.Fprintf(w, "\nSee what it has: sluice worker refresh %s\n", line(added.Shown.Name))
 		}
 	})

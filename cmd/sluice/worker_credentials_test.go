@@ -49,6 +49,10 @@ func TestBearerToken(t *testing.T) {
 	added := w.run("worker", "add", "guarded", s.URL, "--bearer-token-file", file, "--output", "json").exits(exitOK)
 	w.typing(guardedTopology).run("topology", "apply", "-", "--enable").exits(exitOK)
 	w.run("send", "guarded", "in", "--data", "{}", "--wait").exits(exitOK).says("done")
+	w.run("worker", "add", "legacy", s.URL, "--protocol", "orchesty", "--bearer-token-file", file).exits(exitOK)
+	if r := w.run("worker", "refresh", "legacy").says("connector/list"); strings.Contains(r.out, "401") {
+		t.Errorf("Orchesty's worker was not shown the token:\n%s", r.out)
+	}
 
 	expect("second-token")
 	w.run("worker", "test", "guarded", "work").exits(exitFailed).says("401")
