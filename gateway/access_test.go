@@ -89,6 +89,10 @@ func (w world) examples() []example {
 		{op: "export-trace", query: "entity=order:ABC-123", foreign: 200}, // its own
 		{op: "list-trace-keys", foreign: 200},                             // its own
 		{op: "list-messages"},
+		{op: "replay-process", body: `{"reason":"test"}`},
+		{op: "replay-message"},
+		{op: "preview-replays", body: `{"filter":{"topology":"none"}}`, foreign: 200},            // its own
+		{op: "replay-processes", body: `{"filter":{"topology":"none"},"key":"k"}`, foreign: 200}, // its own
 		{op: "get-timeline"},
 		{op: "get-message"},
 		{op: "get-message-body"},

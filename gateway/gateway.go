@@ -171,6 +171,7 @@ func assemble(c Config) *gateway {
 	g.addTopologies()
 	g.addEdges()
 	g.addProcesses()
+	g.addReplays()
 	g.addTrace()
 	g.addTraceReports()
 	g.addTrash()

@@ -77,6 +77,7 @@ var problems = []struct {
 	{document.ErrNotFound, openapi.NotFound, "there is no such document"},
 
 	{process.ErrNotFound, openapi.NotFound, "there is no such process or message"},
+	{queue.ErrNoTarget, openapi.Conflict, "the version has no node of that name, or is retired: name another version"},
 	{queue.ErrFinished, openapi.Conflict, "the process has finished: there is nothing to terminate"},
 	{trash.ErrGone, openapi.NotFound, "there is no such message in the trash, or not any more"},
 	{trash.ErrChanged, openapi.PreconditionFailed, "somebody has changed the message since you looked at it: look at it again, then decide"},

@@ -76,7 +76,24 @@ type processView struct {
 	StartedAt     time.Time  `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at,omitempty" doc:"Absent while anything is on its way or in the trash"`
 
+	ReplayOf *replayOfView   `json:"replay_of,omitempty" doc:"What it repeats, if it is a replay"`
+	Replays  []replayView    `json:"replays,omitempty" maxItems:"100" doc:"What has repeated it, newest first; lists leave it out"`
 	Entities []entityKeyView `json:"entities,omitempty" maxItems:"100" doc:"What it is about, as its topology declares it; lists leave it out"`
+}
+
+type replayOfView struct {
+	CorrelationID string `json:"correlation_id" format:"uuid"`
+	MessageID     string `json:"message_id,omitempty" doc:"The message that it began with; absent: it began at the start"`
+	By            string `json:"replayed_by"`
+	Reason        string `json:"reason,omitempty"`
+}
+
+type replayView struct {
+	CorrelationID string    `json:"correlation_id" format:"uuid" doc:"The process that it is"`
+	MessageID     string    `json:"message_id,omitempty" doc:"The message that it began with; absent: it began at the start"`
+	By            string    `json:"replayed_by"`
+	At            time.Time `json:"replayed_at"`
+	Reason        string    `json:"reason,omitempty"`
 }
 
 type entityKeyView struct {
@@ -283,13 +300,36 @@ func (g *gateway) getProcess(ctx context.Context, in *ProcessPath) (*answer[proc
 		for _, e := range about {
 			view.Entities = append(view.Entities, entityKeyView(e))
 		}
+		if err != nil {
+			return err
+		}
+		replays, err := process.Replays(ctx, tx, by.TenantID, p.ID)
+		for _, r := range replays {
+			view.Replays = append(view.Replays, replayView{CorrelationID: r.ID.String(), MessageID: stepID(p.ID, r.Message), By: r.By, At: r.At.UTC(), Reason: r.Reason})
+		}
 		return err
 	})
 	return &answer[processView]{view}, err
 }
 
+// stepID names a message of a process; the process as a whole has no name.
+func stepID(of uuid.UUID, number int64) string {
+	if number == 0 {
+		return ""
+	}
+	return process.MessageID{Process: of, Number: number}.String()
+}
+
 func viewOfProcess(p process.Process) processView {
+	var of *replayOfView
+	if p.ReplayOf != nil {
+		of = &replayOfView{CorrelationID: p.ReplayOf.String(), By: *p.ReplayedBy, Reason: *p.ReplayReason}
+		if p.ReplayOfMessage != nil {
+			of.MessageID = stepID(*p.ReplayOf, *p.ReplayOfMessage)
+		}
+	}
 	return processView{
+		ReplayOf:      of,
 		CorrelationID: p.ID.String(), Topology: p.Topology, Version: p.Version, Node: p.Node, State: string(p.State()),
 		Total: p.Total, Open: p.Open, Trashed: p.Trashed, Done: p.Done, Rejected: p.Rejected, Terminated: p.Terminated,
 		StartedAt: p.StartedAt.UTC(), FinishedAt: utc(p.FinishedAt),

@@ -60,6 +60,7 @@ type pendingEvent struct {
 	done       chan acceptResult
 	hold       hold // what a large body takes while it waits
 	keys       []topology.EntityKey
+	replay     *Replay // of what it is one; nil: it is an event
 }
 
 type acceptResult struct {
@@ -84,24 +85,34 @@ func (e *Engine) Accept(ctx context.Context, ev Event) (Accepted, error) {
 // AcceptMany stores events of one call and returns a result for each, in order. Events are independent: some may be
 // refused while others are stored.
 func (e *Engine) AcceptMany(ctx context.Context, events []Event) ([]Accepted, []error) {
-	accepted, errs := make([]Accepted, len(events)), make([]error, len(events))
-	pending := make([]*pendingEvent, len(events))
+	pending, errs := make([]*pendingEvent, len(events)), make([]error, len(events))
 	var last *pendingEvent
 	for i, ev := range events {
 		if pending[i], errs[i] = e.prepare(ctx, ev, last); errs[i] == nil {
 			last = pending[i]
-			if errs[i] = e.submit(ctx, pending[i]); errs[i] != nil {
-				e.decided(pending[i])
-			}
+		}
+	}
+	return e.acceptAll(ctx, pending, errs), errs
+}
+
+// acceptAll stores those of the events that no error has kept out yet, and notes in errs what does.
+func (e *Engine) acceptAll(ctx context.Context, pending []*pendingEvent, errs []error) []Accepted {
+	for i, p := range pending {
+		if errs[i] != nil {
+			continue
+		}
+		if errs[i] = e.submit(ctx, p); errs[i] != nil {
+			e.decided(p)
 		}
 	}
 	began := sinceBoot() // for all of them: they wait together
+	accepted := make([]Accepted, len(pending))
 	for i, p := range pending {
 		if errs[i] == nil {
 			accepted[i], errs[i] = e.wait(ctx, began, p)
 		}
 	}
-	return accepted, errs
+	return accepted
 }
 
 // prepare finds out where an event goes. What is wrong with it shows here, before it waits for a commit. Of the events of
@@ -369,6 +380,7 @@ func (e *Engine) insertEvents(ctx context.Context, slot int16, batch []*pendingE
 	a := acceptArrays{bodies: make([]byte, 0, size)}
 	for _, p := range batch {
 		a.addEvent(p)
+		a.replays.add(p)
 	}
 	var payload int64
 	e.mu.Lock()
@@ -425,14 +437,14 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 		if a.held.any() {
 			sql, args = acceptHeldSQL, append(args, a.held.args()...)
 		}
-		return news, a.entities.query(ctx, e.pool, sql, args, func(rows pgx.Rows) error {
+		return news, queryWith(ctx, e.pool, statement{sql, args}, func(rows pgx.Rows) error {
 			var ordinal int
 			_, err := pgx.ForEachRow(rows, []any{&ordinal}, func() error {
 				fresh[ordinal] = true
 				return nil
 			})
 			return err
-		})
+		}, &a.entities, &a.replays)
 	}
 	batch := &pgx.Batch{}
 	queueLanes(batch, a.comes, nil)
@@ -444,6 +456,7 @@ func (e *Engine) sendEvents(ctx context.Context, slot int16, a *acceptArrays, l 
 		return news.read(rows, func(ordinal int64) { fresh[ordinal] = true })
 	})
 	a.entities.queue(batch)
+	a.replays.queue(batch)
 	return news, e.pool.SendBatch(ctx, batch).Close()
 }
 
@@ -465,6 +478,7 @@ type acceptArrays struct {
 	comes                     []laneName // lanes that messages come to
 	held                      bornHold
 	entities                  entityArrays
+	replays                   replayArrays
 }
 
 func (a *acceptArrays) addEvent(p *pendingEvent) {

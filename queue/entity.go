@@ -39,16 +39,25 @@ func (a *entityArrays) args() []any {
 	return []any{a.tenants, a.processes, a.kinds, a.values, a.messages}
 }
 
-// query runs the statement that makes the messages, with the keys if there are any, in one transaction and one round trip.
-func (a *entityArrays) query(ctx context.Context, db database, sql string, args []any, read func(pgx.Rows) error) error {
-	if !a.any() {
-		rows, _ := db.Query(ctx, sql, args...)
-		return read(rows)
-	}
+// statement is one with its arguments.
+type statement struct {
+	sql  string
+	args []any
+}
+
+// queryWith runs the statement that makes messages, and behind it what else is to be written of them, if there is anything,
+// in one transaction and one round trip.
+func queryWith(ctx context.Context, db database, of statement, read func(pgx.Rows) error, also ...interface{ queue(*pgx.Batch) }) error {
 	b := &pgx.Batch{}
-	b.Queue(sql, args...).Query(read)
-	a.queue(b)
-	return db.SendBatch(ctx, b).Close()
+	b.Queue(of.sql, of.args...).Query(read)
+	for _, more := range also {
+		more.queue(b)
+	}
+	if b.Len() > 1 {
+		return db.SendBatch(ctx, b).Close()
+	}
+	rows, _ := db.Query(ctx, of.sql, of.args...)
+	return read(rows)
 }
 
 // entityKeysSQL writes the keys of those of the messages that exist: what the fence or the ledger refused has none, and a

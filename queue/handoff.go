@@ -413,7 +413,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 	}
 	done = make([]bool, len(f.batch))
 	if f.plain() {
-		return done, news, f.keys.query(ctx, e.pool, handOffDoneSQL, args, func(rows pgx.Rows) error { return noteDone(rows, done) })
+		return done, news, queryWith(ctx, e.pool, statement{handOffDoneSQL, args}, func(rows pgx.Rows) error { return noteDone(rows, done) }, &f.keys)
 	}
 	args = append(args, i.reasons, i.pages, i.delays, i.failures, i.cursors, i.classes, i.causes, i.responses)
 	if !f.ordered {
@@ -421,7 +421,7 @@ func (e *Engine) send(ctx context.Context, slot int16, f *flush) (done []bool, n
 		if f.held.any() {
 			sql, args = handOffHeldSQL, append(args, f.held.args()...)
 		}
-		return done, news, f.keys.query(ctx, e.pool, sql, args, func(rows pgx.Rows) error { return noteDone(rows, done) })
+		return done, news, queryWith(ctx, e.pool, statement{sql, args}, func(rows pgx.Rows) error { return noteDone(rows, done) }, &f.keys)
 	}
 	s := &f.spots
 	batch := &pgx.Batch{}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 type processCmd struct {
 	List      processListCmd      `cmd:"" help:"List processes, the newest first."`
 	Show      processShowCmd      `cmd:"" help:"Show a process with its messages."`
+	Replay    processReplayCmd    `cmd:"" help:"Do again what a process did, from its start or from one of its messages."`
 	Terminate processTerminateCmd `cmd:"" help:"End a process: what it still has goes no further."`
 }
 
@@ -38,6 +40,12 @@ type processView struct {
 	StartedAt     *time.Time `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at"`
 
+	ReplayOf *struct {
+		CorrelationID string `json:"correlation_id"`
+		MessageID     string `json:"message_id"`
+		By            string `json:"replayed_by"`
+		Reason        string `json:"reason"`
+	} `json:"replay_of"`
 	Entities []struct {
 		Kind  string `json:"kind"`
 		Value string `json:"value"`
@@ -156,8 +164,16 @@ func (v processView) write(w io.Writer) {
 	for i, e := range v.Entities {
 		about[i] = e.Kind + ":" + e.Value
 	}
+	again := ""
+	if r := v.ReplayOf; r != nil {
+		again = cmp.Or(r.MessageID, r.CorrelationID) + ", by " + r.By
+		if r.Reason != "" {
+			again += ": " + r.Reason
+		}
+	}
 	facts(w,
 		"Process", v.CorrelationID,
+		"Replay of", again,
 		"Topology", v.label(),
 		"State", v.State,
 		"Messages", fmt.Sprintf("%d: %d on their way, %d in the trash, %d done, %d rejected, %d terminated",

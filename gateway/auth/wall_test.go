@@ -39,6 +39,7 @@ var rowsOf = []string{
 	`insert into sluice.attempt (tenant_id, process_id, message_id, edge_id, runner_id, attempt, page, outcome, duration_us) values ($1, $2, 1, 1, 1, 1, 0, 'done', 1)`,
 	`insert into sluice.batch_cursor (tenant_id, process_id, message_id, page, cursor) values ($1, $2, 1, 1, '')`,
 	`insert into sluice.entity_key (tenant_id, process_id, kind, value, message_id) values ($1, $2, 'order', 'a', 1)`,
+	`insert into sluice.replay (tenant_id, process_id, source_process_id, replayed_by) values ($1, $2, $2, 'ann')`,
 	`insert into sluice.trash (tenant_id, process_id, message_id, edge_id, attempt, reason) values ($1, $2, 1, 1, 1, '')`,
 	`insert into sluice.decision (tenant_id, process_id, message_id, verdict, decided_by) values ($1, $2, 1, 'approve', 'test')`,
 	`insert into sluice.idempotency_key (tenant_id, digest, body_digest, process_id) values ($1, '', '', $2)`,

@@ -28,6 +28,12 @@ type Process struct {
 	FinishedAt *time.Time // nil while anything is open or in the trash
 
 	Parked bool // all that is in the trash waits at breakpoints
+
+	// Of a replay: what it repeats, and who wanted that.
+	ReplayOf        *uuid.UUID // the process; nil: it is none
+	ReplayOfMessage *int64     // of that; nil: from its start
+	ReplayedBy      *string
+	ReplayReason    *string
 }
 
 // State is how a process stands. It follows from the counters.
@@ -69,11 +75,13 @@ const processColumns = `
     -- One that failed is found at once; nearly no process has anything in the trash.
     p.trashed > 0 and not exists (
         select from sluice.trash r
-        where r.tenant_id = p.tenant_id and r.process_id = p.id and r.class is distinct from 'breakpoint') as parked`
+        where r.tenant_id = p.tenant_id and r.process_id = p.id and r.class is distinct from 'breakpoint') as parked,
+    again.source_process_id as replay_of, again.source_message_id as replay_of_message, again.replayed_by, again.reason as replay_reason`
 
 const processNames = `
 join sluice.topology_version v on v.tenant_id = p.tenant_id and v.id = p.version_id
-join sluice.topology t on t.tenant_id = v.tenant_id and t.id = v.topology_id`
+join sluice.topology t on t.tenant_id = v.tenant_id and t.id = v.topology_id
+left join sluice.replay again on again.tenant_id = p.tenant_id and again.process_id = p.id`
 
 // Find returns a process, or [ErrNotFound].
 func Find(ctx context.Context, db DB, tenant int64, id uuid.UUID) (Process, error) {
