@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -189,7 +190,9 @@ func (s *shell) run(commands string, says ...string) {
 	}
 	defer out.Close()
 	began := time.Now()
-	cmd := exec.CommandContext(s.t.Context(), "bash", "-euo", "pipefail", "-c", strings.ReplaceAll(commands, "127.0.0.1:9000", "127.0.0.1:"+s.port))
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute) // the first build of a worker in Go takes its time
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", strings.ReplaceAll(commands, "127.0.0.1:9000", "127.0.0.1:"+s.port))
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = s.dir, s.env, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

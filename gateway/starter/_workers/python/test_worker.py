@@ -1,8 +1,9 @@
 import os
 import threading
 import unittest
+from contextlib import closing
 from http.client import HTTPConnection
-from http.server import HTTPServer
+from http.server import ThreadingHTTPServer
 
 os.environ["SLUICE_TOKEN"] = "secret"
 from worker import Worker  # noqa: E402
@@ -18,16 +19,14 @@ CASES = [
 
 class WorkerTest(unittest.TestCase):
     def test_worker(self):
-        with HTTPServer(("127.0.0.1", 0), Worker) as server:
+        with ThreadingHTTPServer(("127.0.0.1", 0), Worker) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             for action, token, body, status, says in CASES:
-                with self.subTest(action=action, body=body):
-                    connection = HTTPConnection(*server.server_address)
+                with self.subTest(action=action, body=body), closing(HTTPConnection(*server.server_address)) as connection:
                     connection.request("POST", action, body, {"Authorization": f"Bearer {token}"})
                     reply = connection.getresponse()
                     self.assertEqual(reply.status, status)
                     self.assertIn(says, reply.read().decode())
-                    connection.close()
             server.shutdown()
 
 
