@@ -115,6 +115,18 @@ async function oneProcess(page) {
   await first.getByText('3 inside').waitFor();
   await looks(page, 'process-payload');
   holds('no script of a payload has run', !(await page.evaluate(() => globalThis.attacked)));
+  await page.getByRole('button', { name: 'Replay from here…' }).click();
+  await page.getByRole('dialog', { name: 'Replay from split?' }).getByLabel('Reason').fill('To see it again');
+  await looks(page, 'process-replay');
+  await page.getByRole('button', { name: 'Replay', exact: true }).click();
+  await page.getByText('Replayed. This is the new process.').waitFor();
+  await page.waitForURL((u) => !u.pathname.includes(id));
+  await page.getByText('Replay of').waitFor();
+  await page.locator('.wf-row').nth(4).waitFor();
+  await looks(page, 'process-replayed');
+  await page.locator('.facts').getByRole('link', { name: `…${id.slice(24)}` }).click();
+  await page.waitForURL((u) => u.pathname.includes(id));
+  await page.getByText('Replayed', { exact: true }).waitFor();
   await page.getByRole('button', { name: 'Terminate…' }).click();
   await page.getByLabel('Reason, if there is one').fill('The story is over');
   await looks(page, 'process-terminate');

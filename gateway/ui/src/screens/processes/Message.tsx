@@ -1,4 +1,4 @@
-import { useMemo } from 'react';
+import { useMemo, useState } from 'react';
 import { Badge } from '../../parts/Badge';
 import { Lines } from '../../parts/Code';
 import { changed, diffOf, near } from '../../parts/diff';
@@ -13,23 +13,25 @@ import { To } from '../../shell/To';
 import { verdicts } from '../evidence';
 import { Body, useContent } from './Body';
 import { Calls } from './Calls';
-import { places, useMessage, useNode, type Message, type Step } from './data';
+import { places, useMessage, useNode, type Message, type Process, type Step } from './data';
+import { Replay } from './Replay';
 
 type View = 'calls' | 'payload' | 'changes' | 'headers';
 
 // MessagePanel is one message: its calls, what it carries, and what the node before made of its own.
-export function MessagePanel({ id, steps }: { id: string; steps: readonly Step[] }) {
+export function MessagePanel({ id, process, steps }: { id: string; process: Process; steps: readonly Step[] }) {
   const message = useMessage(id);
   return (
     <section className="card msg" aria-labelledby="msg-h" id="message">
       <Shown query={message} lines={8}>
-        {(m) => <Known message={m} steps={steps} />}
+        {(m) => <Known message={m} process={process} steps={steps} />}
       </Shown>
     </section>
   );
 }
 
-function Known({ message: m, steps }: { message: Message; steps: readonly Step[] }) {
+function Known({ message: m, process, steps }: { message: Message; process: Process; steps: readonly Step[] }) {
+  const [again, setAgain] = useState(false);
   const query = useQueryText();
   const change = useChangeQuery();
   const node = useNode(m.topology, m.version, m.node);
@@ -57,6 +59,9 @@ function Known({ message: m, steps }: { message: Message; steps: readonly Step[]
             {m.place === 'trash' ? 'Open in trash' : 'Decide'}
           </To>
         )}
+        <button className="btn sm" onClick={() => setAgain(true)}>
+          Replay from here…
+        </button>
         <p className="faint small anywhere all">
           {about.length > 0 && <>{plain(about.join(', '))}. </>}
           From {plain(m.from)}, made <Time at={m.created_at} />, <span className="mono">…{m.message_id.slice(m.message_id.lastIndexOf('-'))}</span>
@@ -105,6 +110,7 @@ function Known({ message: m, steps }: { message: Message; steps: readonly Step[]
           </span>
         </footer>
       )}
+      {again && <Replay process={process} message={m} onClose={() => setAgain(false)} />}
     </>
   );
 }

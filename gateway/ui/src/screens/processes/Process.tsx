@@ -17,6 +17,7 @@ import { verdicts } from '../evidence';
 import { isOver, states, sums, useProcess, useStuck, useTerminate, useTimeline, type Process, type Step } from './data';
 import { MessagePanel } from './Message';
 import { Took } from './Processes';
+import { Replay, ReplayFacts } from './Replay';
 import { Waterfall } from './Waterfall';
 
 // ProcessScreen shows all that one event set going.
@@ -28,6 +29,7 @@ export default function ProcessScreen() {
   const timeline = useTimeline(id);
   const steps = useMemo(() => timeline.data?.pages.flatMap((p) => p.items ?? []) ?? [], [timeline.data]);
   const [ending, setEnding] = useState(false);
+  const [again, setAgain] = useState(false);
   const p = process.data;
   const stuck = useStuck(p);
   const chosen = query.message ?? (p && p.trashed > 0 ? stuck?.message_id : worst(steps)?.message_id);
@@ -47,9 +49,16 @@ export default function ProcessScreen() {
       crumb={<To screen="/processes" className="">Processes</To>}
       note={
         state && (
-          <Badge hue={state.hue} icon={state.icon}>
-            {state.said}
-          </Badge>
+          <>
+            <Badge hue={state.hue} icon={state.icon}>
+              {state.said}
+            </Badge>
+            {p.replay_of && (
+              <Badge hue="violet" icon="back">
+                Replay
+              </Badge>
+            )}
+          </>
         )
       }
       actions={
@@ -57,6 +66,11 @@ export default function ProcessScreen() {
           <span className="desk">
             <Copy text={id} label="Copy id" />
           </span>
+          {p && (
+            <button className="btn" onClick={() => setAgain(true)}>
+              Replay…
+            </button>
+          )}
           {p && !isOver(p) && (
             <button className="btn" onClick={() => setEnding(true)}>
               Terminate…
@@ -96,11 +110,12 @@ export default function ProcessScreen() {
                   )}
                 </footer>
               </section>
-              {chosen && <MessagePanel id={chosen} steps={steps} />}
+              {chosen && <MessagePanel id={chosen} process={known} steps={steps} />}
             </div>
           </>
         )}
       </Shown>
+      {again && p && <Replay process={p} onClose={() => setAgain(false)} />}
       {ending && p && <Terminate process={p} onClose={() => setEnding(false)} />}
     </Page>
   );
@@ -243,6 +258,7 @@ function Figures({ process: p, steps }: { process: Process; steps: readonly Step
           v{p.version}
         </dd>
       </div>
+      <ReplayFacts process={p} />
       <div>
         <dt>Came in</dt>
         <dd>

@@ -92,6 +92,7 @@ function Row({ process: p }: { process: Process }) {
         <Badge hue={state.hue} icon={state.icon}>
           {state.said}
         </Badge>
+        {p.replay_of && <span className="violet small"> Replay</span>}
       </td>
       <td className="wide desk">
         <span className="row">
