@@ -89,6 +89,24 @@ func (p puller) answer(c pullCall, result map[string]any) string {
 	return got.Results[0].State
 }
 
+// finish answers calls until a process is over: on a busy machine one may come again.
+func (p puller) finish(id string, work map[string]any) {
+	p.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		for _, call := range p.claimWithin(1, 0.2) {
+			if call.Headers["Sluice-Node"] == "work" {
+				p.answer(call, work)
+			} else {
+				p.answer(call, map[string]any{"body": "end"})
+			}
+		}
+		var state processState
+		if p.do(http.StatusOK, "GET", "/v1/processes/"+id, nil, &state); state.FinishedAt != nil {
+			return
+		}
+	}
+}
+
 // A worker that nobody reaches takes its calls, and every kind of answer means what it means of any other worker.
 func TestPull(t *testing.T) {
 	t.Parallel()
@@ -122,7 +140,7 @@ func TestPull(t *testing.T) {
 			t.Errorf("%s: %s", name, state)
 		}
 		if c.state == "done" {
-			p.answer(p.claim(), map[string]any{"body": "end"})
+			p.finish(a.CorrelationID, c.result)
 		}
 		if got := d.becomes(a.CorrelationID, c.state); got.Open != 0 && c.state == "done" {
 			t.Errorf("%s: %+v", name, got)

@@ -164,8 +164,8 @@ func TestGatewayKilledBeforeItAnswers(t *testing.T) {
 		return s
 	}
 	gateway := start()
+	r.pause = 5 * time.Millisecond
 	f := r.feed(16, 300, address)
-	f.pause = 5 * time.Millisecond
 	for k := range kills {
 		before := f.accepted.Load()
 		r.until("events between kills", func() bool { return f.accepted.Load() > before+10 })

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -140,7 +141,7 @@ type feed struct {
 // feed starts with so many producers at once; events a second in all.
 func (r *crashRig) feed(producers int, rate float64, addresses ...string) *feed {
 	f := &feed{
-		rig: r, addresses: addresses, pause: 50 * time.Millisecond, promises: map[int]string{}, said: map[string]int{}, stop: make(chan struct{}),
+		rig: r, addresses: addresses, pause: cmp.Or(r.pause, 50*time.Millisecond), promises: map[int]string{}, said: map[string]int{}, stop: make(chan struct{}),
 		client: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: producers}},
 	}
 	began := time.Now()
@@ -313,8 +314,8 @@ func TestRollingRestart(t *testing.T) {
 				s.ready()
 			}
 			r.kill()
+			r.pause = time.Millisecond
 			f := r.feed(16, 200, doors...)
-			f.pause = time.Millisecond
 			restarts, longest := 0, time.Duration(0)
 			for range rounds {
 				for k := range all {

@@ -73,6 +73,7 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // crashRig is a real program as a process of its own, on a durable Postgres of its own, and producers that go on until
 // each of their events is accepted.
 type crashRig struct {
+	pause   time.Duration // of a producer before it tries again; 0: 50 ms
 	t       *testing.T
 	server  *localpg.Server
 	url     string // of the database

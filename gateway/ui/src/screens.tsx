@@ -88,6 +88,15 @@ export const screens: Screen[] = [
   },
   { path: '/limits/$application', name: 'Limit', load: () => import('./screens/limits/Application') },
   {
+    path: '/trace',
+    name: 'Trace',
+    load: () => import('./screens/trace/Trace'),
+    icon: 'trace',
+    keys: 'g r',
+    group: 'run',
+    find: (text) => (text.length > 1 && !id.test(text) && !messageId.test(text) ? [{ label: `Trace of “${text}”`, to: '/trace', search: { entity: text } }] : []),
+  },
+  {
     path: '/workers',
     name: 'Workers',
     load: () => import('./screens/workers/Workers'),
@@ -97,5 +106,6 @@ export const screens: Screen[] = [
     figure: (f) => (f.workers_down > 0 ? { text: `${short(f.workers_down)} down`, hue: 'red' } : undefined),
   },
   { path: '/workers/$worker', name: 'Worker', load: () => import('./screens/workers/Worker') },
+  { path: '/settings', name: 'Settings', load: () => import('./screens/settings/Settings'), icon: 'settings', keys: 'g s', group: 'house' },
 ];
 

@@ -17,6 +17,8 @@ await withBrowser(async (browser) => {
   await until('failures are counted', async () => (await call('GET', '/v1/heatmaps/topologies?range=1h')).items.some((t) => t.total_failed >= 31));
   await step('from a red cell to the payload in three clicks', () => redCellToPayload(ann.page));
   await step('a process adds up, shows what it did, and is terminated', () => oneProcess(ann.page));
+  await step('the history of order ABC-123 is found', () => historyOf(ann.page));
+  await step('keys, operators and retention are set', () => settings(ann.page, browser));
   await step('how things stand looks right', () => overviewLooks(ann.page));
   await step('a password lets in, and nobody is in after leaving', () => passwordAndLeave(ann.page));
   holds(`nothing went wrong on the way: ${ann.wrong.join('; ')}`, ann.wrong.length === 0);
@@ -246,6 +248,69 @@ async function keysAndSearch(page) {
   await until('one entry matches', async () => (await page.locator('#list tbody tr').count()) === 1);
   await page.getByRole('button', { name: 'Remove filter Text' }).click();
   await until('the filter is gone', async () => !page.url().includes('text='));
+}
+
+async function historyOf(page) {
+  await page.goto(`${url}/ui/`);
+  await page.getByRole('heading', { name: 'Overview' }).waitFor();
+  await page.keyboard.press('/');
+  await page.getByRole('combobox').fill('ABC-123');
+  const chosen = () => page.locator('#found [aria-selected=true]').textContent();
+  for (let n = 0; n < 6 && !(await chosen())?.startsWith('Trace of'); n++) await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'Trace' }).waitFor();
+  await page.getByText('ABC-123 is', { exact: false }).first().waitFor();
+  const part = page.getByRole('region', { name: 'demo v1' }).first();
+  await part.getByText('Received').waitFor();
+  await part.getByText('Delivered').first().waitFor();
+  await looks(page, 'trace');
+  const download = page.waitForEvent('download');
+  await page.getByRole('link', { name: 'Signed report' }).click();
+  holds('the report is a page', (await download).suggestedFilename().endsWith('.html'));
+  await page.getByLabel('Entity').fill('order:NOBODY');
+  await page.keyboard.press('Enter');
+  await page.getByText('Nothing is known about it').waitFor();
+  await looks(page, 'trace-nothing');
+}
+
+async function settings(page, browser) {
+  await page.goto(`${url}/ui/settings`);
+  const keys = page.getByRole('region', { name: 'API keys' });
+  await keys.getByRole('button', { name: 'New key…' }).click();
+  await page.getByRole('dialog').getByLabel('Name').fill('shop');
+  await looks(page, 'settings-key');
+  await page.getByRole('button', { name: 'Make it' }).click();
+  const key = (await page.locator('[data-secret]').textContent()).trim();
+  const posted = await fetch(`${url}/v1/topologies/demo/nodes/inbox/events`, { method: 'POST', headers: { Authorization: `Bearer ${key}`, 'Content-Type': 'application/json' }, body: '{"order":"BY-KEY","items":[{"sku":"tea","quantity":1}]}' });
+  holds(`the key lets an event in, and not ${posted.status}`, posted.status === 202);
+  await page.getByRole('button', { name: 'I have it' }).click();
+  const row = keys.getByRole('row', { name: /^shop/ });
+  await row.getByRole('button', { name: 'Revoke…' }).click();
+  await page.getByRole('button', { name: 'Revoke', exact: true }).click();
+  await row.getByText('Revoked').waitFor();
+  const answers = async () => (await fetch(`${url}/v1/topologies/demo/nodes/inbox/events`, { method: 'POST', headers: { Authorization: `Bearer ${key}` }, body: '{"order":"BY-KEY","items":[]}' })).status;
+  await until('the key lets nothing in any more', async () => (await answers()) === 401); // within a second
+  const operators = page.getByRole('region', { name: 'Operators' });
+  await operators.getByRole('button', { name: 'Add operator…' }).click();
+  await page.getByRole('dialog').getByLabel('Name').fill('bob');
+  await page.getByRole('button', { name: 'Add', exact: true }).click();
+  const link = (await page.locator('[data-secret]').textContent()).trim();
+  await page.getByRole('button', { name: 'I have it' }).click();
+  const bob = await person(browser);
+  await bob.page.goto(link);
+  await bob.page.getByRole('heading', { name: 'Choose a password' }).waitFor();
+  await operators.getByRole('row', { name: /^bob/ }).getByRole('button', { name: 'Disable…' }).click();
+  await page.getByRole('button', { name: 'Disable', exact: true }).click();
+  await operators.getByText('disabled').waitFor();
+  await bob.page.goto(`${url}/ui/`);
+  await bob.page.getByRole('heading', { name: 'Sign in to Sluice' }).waitFor();
+  await bob.context.close();
+  await page.getByRole('region', { name: 'Retention' }).getByRole('button', { name: 'Change…' }).click();
+  await page.getByLabel('Days after the end of one of which something was sent again').fill('90');
+  await looks(page, 'settings-retention');
+  await page.getByRole('button', { name: 'Change', exact: true }).click();
+  await page.getByText('90 days after its end').waitFor();
+  await looks(page, 'settings');
 }
 
 async function passwordAndLeave(page) {

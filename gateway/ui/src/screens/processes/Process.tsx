@@ -100,7 +100,7 @@ export default function ProcessScreen() {
                 )}
                 <footer>
                   <span>
-                    The event came to {plain(known.node)} <Time at={known.started_at} />
+                    {known.replay_of ? 'The replay began' : `The event came to ${plain(known.node)}`} <Time at={known.started_at} />
                     {hasNextPage && `. The first ${count(steps.length)} of ${many(known.total, 'message')}`}
                   </span>
                   {hasNextPage && steps.length >= atOnce && (

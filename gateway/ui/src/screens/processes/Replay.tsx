@@ -2,9 +2,8 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { useId, useState } from 'react';
 import { api, got } from '../../api/client';
-import { Dialog } from '../../parts/Dialog';
+import { AskDialog } from '../../parts/AskDialog';
 import { plain } from '../../parts/say';
-import { Failure } from '../../parts/States';
 import { tell } from '../../parts/Toast';
 import { To } from '../../shell/To';
 import type { Message, Process } from './data';
@@ -39,31 +38,10 @@ export function Replay({ process: p, message, onClose }: { process: Process; mes
     },
   });
   return (
-    <Dialog
-      title={message ? `Replay from ${plain(message.node)}?` : 'Replay this process?'}
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Leave it
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={act.isPending}>
-            Replay
-          </button>
-        </>
-      }
-    >
+    <AskDialog title={message ? `Replay from ${plain(message.node)}?` : 'Replay this process?'} verb="Replay" no="Leave it" act={act} onSubmit={() => act.mutate()} onClose={onClose}>
       <p>
         A new process begins {message ? <>with this message at {plain(message.node)}</> : <>with the same event at {plain(p.node)}</>}, and is marked as a replay. Workers are called again; this process stays as it is.
       </p>
-      <form
-        id={id}
-        className="stack tight"
-        onSubmit={(e) => {
-          e.preventDefault();
-          act.mutate();
-        }}
-      >
         <div className="field">
           <label htmlFor={`${id}v`}>Version</label>
           <select className="select" id={`${id}v`} value={version} onChange={(e) => setVersion(e.target.value)}>
@@ -79,9 +57,7 @@ export function Replay({ process: p, message, onClose }: { process: Process; mes
           <label htmlFor={`${id}r`}>Reason, if there is one</label>
           <input className="input" id={`${id}r`} maxLength={1000} value={reason} onChange={(e) => setReason(e.target.value)} />
         </div>
-      </form>
-      {act.isError && <Failure error={act.error} />}
-    </Dialog>
+    </AskDialog>
   );
 }
 
