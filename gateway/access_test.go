@@ -139,6 +139,8 @@ func (w world) examples() []example {
 		{op: "disable-application", param: crm},
 		{op: "do-application", param: map[string]string{"application": "crm", "action": "ping"}, body: `{"a":1}`},
 		{op: "authorize-application", param: map[string]string{"application": "cloud"}},
+		{op: "subscribe-webhook", param: crm, body: `{"event":"order.created","topology":"flow"}`},
+		{op: "unsubscribe-webhooks", param: crm, body: `{"topology":"flow"}`},
 		{op: "uninstall-application", param: crm},
 		{op: "list-workers"},
 		{op: "add-worker", body: `{"name":"another","url":"http://127.0.0.1:9"}`, foreign: 201}, // its own

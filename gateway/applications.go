@@ -194,6 +194,7 @@ func (g *gateway) addApplications() {
 		OperationID: "uninstall-application", Method: http.MethodDelete, Path: userApplicationPath, Tags: tags, Security: change, DefaultStatus: http.StatusOK, Metadata: slowly, Errors: conflict,
 		Summary: "Take an application away from a user, with its settings",
 	}, g.uninstallApplication)
+	g.addWebhooks()
 	g.mux.HandleFunc("GET "+authorizedPath, g.finishAuthorization)
 }
 

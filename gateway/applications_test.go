@@ -24,6 +24,7 @@ type applicationStub struct {
 	settings map[string]any
 	limits   string     // that it declares, in JSON
 	token    url.Values // that the third party gave
+	hooked   string     // topology that is told of order.created
 	broken   string     // a part of paths that fail
 }
 
@@ -71,9 +72,14 @@ func (s *applicationStub) answer(r *http.Request, path string, body []byte) stri
 	const about = `"key":%q,"name":"An app","authorization_type":"basic","application_type":"cron","description":"d","info":"","logo":null,"isInstallable":true`
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	whose := strings.Join(parts[1:min(len(parts), 4)], "/")
-	shown := fmt.Sprintf(`{`+about+`,"authorized":true,"enabled":%v,"applicationSettings":%s,"webhookSettings":[{"name":"order.created","default":true,"enabled":false,"topology":""}],"customActions":[],"syncMethods":["ping"]}`,
-		parts[min(1, len(parts)-1)], s.enabled[whose], stubForms)
+	shown := fmt.Sprintf(`{`+about+`,"authorized":true,"enabled":%v,"applicationSettings":%s,"webhookSettings":[{"name":"order.created","default":true,"enabled":%v,"topology":%q}],"customActions":[],"syncMethods":["ping"]}`,
+		parts[min(1, len(parts)-1)], s.enabled[whose], stubForms, s.hooked != "", s.hooked)
 	switch {
+	case strings.HasPrefix(path, "/webhook/"):
+		var hook struct{ Topology string }
+		_ = json.Unmarshal(body, &hook)
+		s.hooked = map[bool]string{strings.HasSuffix(path, "/subscribe"): hook.Topology}[true]
+		return `[]`
 	case strings.HasSuffix(path, "/list"):
 		return `[]`
 	case path == "/applications":

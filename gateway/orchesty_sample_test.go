@@ -154,7 +154,29 @@ func TestSampleWorkerAsksUs(t *testing.T) {
 	// Its file says that it is called once, and its worker hears that: otherwise this would take nine minutes.
 	d.becomes(d.starts(d.ingest, "/topologies/refused/nodes/in/user/joe/run-by-name", `{"code":503}`), "failed")
 
-	d.told("POST", sample.URL+"/webhook/applications/sample-webhook/users/joe/subscribe", `{"name":"order.created","topology":"hooked"}`)
+	const webhooks = "/v1/applications/sample-webhook/users/joe/webhooks/"
+	d.do(200, "POST", "/v1/workers/sample/refresh", nil, nil)
+	d.do(404, "POST", webhooks+"subscribe", map[string]string{"event": "order.lost", "topology": "hooked"}, nil)
+	d.do(404, "POST", webhooks+"subscribe", map[string]string{"event": "order.created", "topology": "nowhere"}, nil)
+	var shown struct {
+		Warning  string
+		Webhooks []struct {
+			Name, Topology string
+			Enabled        bool
+		}
+	}
+	for range 2 { // the second time it is there
+		d.do(200, "POST", webhooks+"subscribe", map[string]string{"event": "order.created", "topology": "hooked"}, &shown)
+		if w := shown.Webhooks[0]; w.Name != "order.created" || !w.Enabled || w.Topology != "hooked" {
+			t.Errorf("subscribed, its webhooks are %+v", shown.Webhooks)
+		}
+	}
+	d.do(409, "POST", webhooks+"subscribe", map[string]string{"event": "order.created", "topology": "other"}, nil)
+	var kept int
+	ok(t, d.pool.QueryRow(t.Context(), `select count(*) from sluice.webhook where name = 'order.created' and deleted_at is null`).Scan(&kept))
+	if kept != 1 {
+		t.Errorf("subscribed twice, there are %d webhooks", kept)
+	}
 	ext.mu.Lock()
 	address, err := url.Parse(ext.hooks["order.created"])
 	ext.mu.Unlock()
@@ -164,7 +186,10 @@ func TestSampleWorkerAsksUs(t *testing.T) {
 	if user := d.headersOf(hooked)["user"]; user != "joe" {
 		t.Errorf("the webhook's user is %q", user)
 	}
-	d.told("POST", sample.URL+"/webhook/applications/sample-webhook/users/joe/unsubscribe", `{"name":"order.created","topology":"hooked"}`)
+	d.do(200, "POST", webhooks+"unsubscribe", map[string]string{"topology": "hooked"}, &shown)
+	if w := shown.Webhooks[0]; w.Enabled || shown.Warning != "" {
+		t.Errorf("unsubscribed, its webhooks are %+v, with %q", shown.Webhooks, shown.Warning)
+	}
 	d.until("the webhook is closed", func() bool { resp, _ := d.sdk("", "POST", address.Path, "{}"); return resp.StatusCode == 404 })
 
 	d.until("what it reports is kept", func() bool {

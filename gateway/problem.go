@@ -64,6 +64,9 @@ var problems = []struct {
 	{queue.ErrBadUser, openapi.ValidationFailed, ""},
 	{queue.ErrBadReturn, openapi.ValidationFailed, ""},
 	{queue.ErrNotAuthorizable, openapi.Conflict, ""},
+	{queue.ErrNoEvent, openapi.NotFound, ""},
+	{queue.ErrSubscribed, openapi.Conflict, ""},
+	{queue.ErrNotSubscribed, openapi.Conflict, ""},
 	{queue.ErrNoAuthorization, openapi.NotFound, ""},
 	{queue.ErrRefusedAuthorization, openapi.Conflict, ""},
 

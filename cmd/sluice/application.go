@@ -20,6 +20,7 @@ type applicationCmd struct {
 	Authorize applicationAuthorizeCmd `cmd:"" help:"Begin to authorize a user's application in a browser."`
 	Enable    applicationEnableCmd    `cmd:"" help:"Let connectors find a user's application."`
 	Disable   applicationDisableCmd   `cmd:"" help:"Hide a user's application from connectors."`
+	Webhooks  webhooksCmd             `cmd:"" help:"Subscribe to events of a user's application, and take that back."`
 	Do        applicationDoCmd        `cmd:"" help:"Ask an application to do one of its actions."`
 	Uninstall applicationUninstallCmd `cmd:"" help:"Take an application away from a user, with its settings."`
 }
