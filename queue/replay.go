@@ -44,31 +44,41 @@ func (r Replay) source() string {
 // ReplaysAtOnce is how many replays one call of [Engine.Replay] takes.
 const ReplaysAtOnce = 50
 
-// replaySQL reads what is to be repeated: a message, or the first of a process. target is the edge at which it goes on in
+// replaySQL reads what is to be repeated: a message, or the first of a process; of many only the first, whose bodies come to
+// $5 bytes, and at least one. target is the edge at which it goes on in
 // the version that is asked for; null: there is none.
 const replaySQL = `
-select w.n, p.node, t.name as topology, m.headers, m.edge_id as edge, target.id as target,
-       coalesce(m.body, (
-           select b.body from sluice.message b where b.tenant_id = $1 and b.process_id = m.process_id and b.id = m.payload_id
-       ), '') as body
-from unnest($2::uuid[], $3::bigint[], $4::int[]) with ordinality as w(process_id, message_id, version, n)
-cross join lateral (
-    select * from sluice.message m
-    where m.tenant_id = $1 and m.process_id = w.process_id and (w.message_id = 0 or m.id = w.message_id)
-    order by m.id limit 1
-) m
-join sluice.process p on p.tenant_id = $1 and p.id = m.process_id
-join sluice.edge e on e.tenant_id = $1 and e.id = m.edge_id
-join sluice.topology_version v on v.tenant_id = $1 and v.id = e.version_id
-join sluice.topology t on t.tenant_id = $1 and t.id = v.topology_id
-left join lateral (
-    select o.id from sluice.topology_version ov
-    join sluice.edge o on o.tenant_id = ov.tenant_id and o.version_id = ov.id and o.to_node = e.to_node
-    where ov.tenant_id = $1 and ov.topology_id = v.topology_id
-    and case when w.version = 0 then ov.id = v.id else ov.number = w.version and ov.retired_at is null end
-    order by o.id <> e.id, o.from_node <> e.from_node, o.id limit 1
-) target on true
-order by w.n`
+select n, node, topology, headers, edge, target, coalesce(body, '') as body
+from (
+    select w.n, p.node, t.name as topology, m.headers, m.edge_id as edge, target.id as target, content.body,
+           sum(octet_length(content.body)) over (order by w.n) - octet_length(content.body) as before
+    from unnest($2::uuid[], $3::bigint[], $4::int[]) with ordinality as w(process_id, message_id, version, n)
+    cross join lateral (
+        select * from sluice.message m
+        where m.tenant_id = $1 and m.process_id = w.process_id and m.id >= w.message_id -- a probe of the key, and not all of a process
+        order by m.id limit 1
+    ) m
+    cross join lateral (
+        select coalesce(m.body, (
+            select b.body from sluice.message b where b.tenant_id = $1 and b.process_id = m.process_id and b.id = m.payload_id
+        )) as body
+        offset 0
+    ) content
+    join sluice.process p on p.tenant_id = $1 and p.id = m.process_id
+    join sluice.edge e on e.tenant_id = $1 and e.id = m.edge_id
+    join sluice.topology_version v on v.tenant_id = $1 and v.id = e.version_id
+    join sluice.topology t on t.tenant_id = $1 and t.id = v.topology_id
+    left join lateral (
+        select o.id from sluice.topology_version ov
+        join sluice.edge o on o.tenant_id = ov.tenant_id and o.version_id = ov.id and o.to_node = e.to_node
+        where ov.tenant_id = $1 and ov.topology_id = v.topology_id
+        and case when w.version = 0 then ov.id = v.id else ov.number = w.version and ov.retired_at is null end
+        order by o.id <> e.id, o.from_node <> e.from_node, o.id limit 1
+    ) target on true
+    where w.message_id in (0, m.id)
+) found
+where before is null or before < $5
+order by n`
 
 // replayed is a row of replaySQL.
 type replayed struct {
@@ -84,27 +94,32 @@ type replayed struct {
 // Replay repeats up to [ReplaysAtOnce] messages or processes of a tenant and returns a result for each, in order. They are
 // independent. Errors are those of [Engine.Accept], [process.ErrNotFound], and [ErrNoTarget].
 func (e *Engine) Replay(ctx context.Context, tenant int64, replays []Replay) ([]Accepted, []error) {
-	errs := make([]error, len(replays))
-	pending, err := e.prepareReplays(ctx, tenant, replays, errs)
-	if err != nil {
-		for i := range errs {
-			errs[i] = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	accepted, errs := make([]Accepted, 0, len(replays)), make([]error, 0, len(replays))
+	for len(replays) > 0 {
+		pending, failed, err := e.prepareReplays(ctx, tenant, replays)
+		if err != nil {
+			for range replays {
+				accepted, errs = append(accepted, Accepted{}), append(errs, fmt.Errorf("%w: %w", ErrUnavailable, err))
+			}
+			break
 		}
-		return make([]Accepted, len(replays)), errs
+		accepted, errs = append(accepted, e.acceptAll(ctx, pending, failed)...), append(errs, failed...)
+		replays = replays[len(pending):]
 	}
-	return e.acceptAll(ctx, pending, errs), errs
+	return accepted, errs
 }
 
-// prepareReplays finds out what is repeated where. What cannot be is nil, and errs says why.
-func (e *Engine) prepareReplays(ctx context.Context, tenant int64, replays []Replay, errs []error) ([]*pendingEvent, error) {
+// prepareReplays finds out what is repeated where, of the first of many: as many as there is room for their bodies. What
+// cannot be is nil, and errs says why.
+func (e *Engine) prepareReplays(ctx context.Context, tenant int64, replays []Replay) (pending []*pendingEvent, errs []error, err error) {
 	processes, messages, versions := make([]uuid.UUID, len(replays)), make([]int64, len(replays)), make([]int32, len(replays))
 	for i, r := range replays {
-		processes[i], messages[i], versions[i], errs[i] = r.Process, r.Message, int32(r.Version), process.ErrNotFound
+		processes[i], messages[i], versions[i] = r.Process, r.Message, int32(r.Version)
 	}
-	rows, _ := e.pool.Query(ctx, replaySQL, tenant, processes, messages, versions)
+	rows, _ := e.pool.Query(ctx, replaySQL, tenant, processes, messages, versions, flushBytes)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[replayed])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var queues []string
 	for _, f := range found {
@@ -114,14 +129,21 @@ func (e *Engine) prepareReplays(ctx context.Context, tenant int64, replays []Rep
 		}
 	}
 	if _, err := e.catalog.edgesOf(ctx, queues); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	pending := make([]*pendingEvent, len(replays))
+	n := len(replays) // none of them is there
+	if len(found) > 0 {
+		n = found[len(found)-1].N // those behind were not read, or are not there
+	}
+	pending, errs = make([]*pendingEvent, n), make([]error, n)
+	for i := range errs {
+		errs[i] = process.ErrNotFound
+	}
 	for _, f := range found {
 		i := f.N - 1
 		pending[i], errs[i] = e.prepareReplay(ctx, tenant, replays[i], f)
 	}
-	return pending, nil
+	return pending, errs, nil
 }
 
 func (e *Engine) prepareReplay(ctx context.Context, tenant int64, r Replay, f replayed) (*pendingEvent, error) {

@@ -137,3 +137,36 @@ nodes:
 		t.Errorf("got the calls %q, want %q", calls, want)
 	}
 }
+
+// Of many with large bodies some are read at a time; each has its result all the same.
+func TestReplayLarge(t *testing.T) {
+	t.Parallel()
+	j := &journal{}
+	r := start(t, `
+topology: flow
+nodes:
+  in: {kind: start, followers: [a]}
+  a: {kind: custom, worker: demo}
+`, j.call)
+	var replays []queue.Replay
+	for i := range 3 {
+		source, err := r.engine.Accept(t.Context(), queue.Event{Tenant: tenant, Topology: "flow", Node: "in", Body: slices.Repeat([]byte{byte('a' + i)}, 5<<20)})
+		ok(t, err)
+		replays = append(replays, queue.Replay{Process: source.Process}, queue.Replay{Process: uuid.Must(uuid.NewV7())})
+	}
+	r.drained()
+	j.take()
+	got, errs := r.engine.Replay(t.Context(), tenant, replays)
+	for i, err := range errs {
+		if i%2 == 0 && (err != nil || got[i].Process == uuid.Nil) || i%2 == 1 && !errors.Is(err, process.ErrNotFound) {
+			t.Errorf("replay %d: %+v, %v", i, got[i], err)
+		}
+	}
+	r.drained()
+	calls := j.take()
+	for i, call := range calls {
+		if want := "a " + string(slices.Repeat([]byte{byte('a' + i)}, 5<<20)) + " "; len(calls) != 3 || call[:len(want)] != want {
+			t.Errorf("%d calls, number %d is %.20s… of %d bytes", len(calls), i, call, len(call))
+		}
+	}
+}

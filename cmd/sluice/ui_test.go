@@ -37,13 +37,13 @@ func browserTools(t *testing.T) (node, chromium string) {
 func TestBrowserStories(t *testing.T) {
 	t.Parallel()
 	node, chromium := browserTools(t)
-	_, access := startDev(t, dataDir(t))
+	server, access := startDev(t, dataDir(t))
 	stories := exec.CommandContext(t.Context(), node, "test/stories.mjs")
 	stories.Dir = ui
 	stories.Env = append(os.Environ(), "SLUICE_URL="+access.URL, "SLUICE_API_KEY="+access.Key, "CHROMIUM="+chromium)
 	told, err := stories.CombinedOutput()
 	t.Logf("%s", told)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v; the server said:\n%s", err, server.stderr)
 	}
 }

@@ -32,7 +32,7 @@ export async function person(browser, options = {}) {
   const wrong = [];
   page.on('pageerror', (e) => wrong.push(`error: ${e.message}`));
   page.on('console', (m) => {
-    if (m.type() === 'error' && !/status of 40[0-9]/.test(m.text())) wrong.push(`console: ${m.text()}`);
+    if (m.type() === 'error' && !/status of 40[0-9]/.test(m.text())) wrong.push(`console: ${m.text()} ${m.location().url}`);
   });
   page.on('request', (r) => {
     if (!r.url().startsWith(url) && !r.url().startsWith('data:')) wrong.push(`request to elsewhere: ${r.url()}`);

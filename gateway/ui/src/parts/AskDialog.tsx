@@ -6,6 +6,7 @@ type Props = {
   title: ReactNode;
   verb: string; // on the button that does it
   no?: string; // on the one that does not
+  below?: ReactNode; // under the title
   unready?: boolean; // something is still missing
   act: { isPending: boolean; isError: boolean; error: unknown };
   onSubmit: () => void;
@@ -14,11 +15,12 @@ type Props = {
 };
 
 // AskDialog asks before something is done: what is needed for it stands in its form. What is refused is said in it.
-export function AskDialog({ title, verb, no = 'Back', unready, act, onSubmit, onClose, children }: Props) {
+export function AskDialog({ title, verb, no = 'Back', below, unready, act, onSubmit, onClose, children }: Props) {
   const id = useId();
   return (
     <Dialog
       title={title}
+      below={below}
       onClose={onClose}
       footer={
         <>

@@ -3,6 +3,7 @@ import { useMutation } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { useEffect, useId, useState } from 'react';
 import { api, got, type Schemas } from '../../api/client';
+import { AskDialog } from '../../parts/AskDialog';
 import { Dialog } from '../../parts/Dialog';
 import { count, figure, many, plain } from '../../parts/say';
 import { Bones, Failure } from '../../parts/States';
@@ -24,70 +25,47 @@ export function Raise({ limit, onClose }: { limit: Detail; onClose: () => void }
   );
   const wrong = !(by > 0);
   return (
-    <Dialog
-      title={`Raise ${plain(limit.application)} for a while`}
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Back
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={wrong || act.isPending}>
-            {by < 1 ? 'Lower' : 'Raise'}
-          </button>
-        </>
-      }
-    >
-      <form
-        id={id}
-        className="stack"
-        onSubmit={(e) => {
-          e.preventDefault();
-          act.mutate(undefined);
-        }}
-      >
-        <div className="g2">
-          <div className="field">
-            <label htmlFor={`${id}f`}>Times</label>
-            <input className="input" id={`${id}f`} type="number" min="0.01" step="any" required value={factor} onChange={(e) => setFactor(e.target.value)} />
-          </div>
-          <div className="field">
-            <label htmlFor={`${id}d`}>For</label>
-            <select className="select" id={`${id}d`} value={during} onChange={(e) => setDuring(e.target.value)}>
-              <option value="600">10 minutes</option>
-              <option value="3600">an hour</option>
-              <option value="14400">4 hours</option>
-              <option value="86400">a day</option>
-            </select>
-          </div>
+    <AskDialog title={`Raise ${plain(limit.application)} for a while`} verb={by < 1 ? 'Lower' : 'Raise'} unready={wrong} act={act} onSubmit={() => act.mutate(undefined)} onClose={onClose}>
+      <div className="g2">
+        <div className="field">
+          <label htmlFor={`${id}f`}>Times</label>
+          <input className="input" id={`${id}f`} type="number" min="0.01" step="any" required value={factor} onChange={(e) => setFactor(e.target.value)} />
         </div>
-        {!wrong && (
-          <ul className="what" aria-label="What will happen">
-            {limit.user && (
-              <li>
-                <b>each</b>
-                <span>
-                  {scaled(limit.user, by)} for each user, instead of {rateOf(limit.user)}.
-                </span>
-              </li>
-            )}
-            {limit.total && (
-              <li>
-                <b>all</b>
-                <span>
-                  {scaled(limit.total, by)} for all together, instead of {rateOf(limit.total)}.
-                </span>
-              </li>
-            )}
+        <div className="field">
+          <label htmlFor={`${id}d`}>For</label>
+          <select className="select" id={`${id}d`} value={during} onChange={(e) => setDuring(e.target.value)}>
+            <option value="600">10 minutes</option>
+            <option value="3600">an hour</option>
+            <option value="14400">4 hours</option>
+            <option value="86400">a day</option>
+          </select>
+        </div>
+      </div>
+      {!wrong && (
+        <ul className="what" aria-label="What will happen">
+          {limit.user && (
             <li>
-              <b>{count(limit.held)}</b>
-              <span>held messages leave at the new pace within a second. Then the limit is what it was, by itself.</span>
+              <b>each</b>
+              <span>
+                {scaled(limit.user, by)} for each user, instead of {rateOf(limit.user)}.
+              </span>
             </li>
-          </ul>
-        )}
-        {act.isError && <Failure error={act.error} />}
-      </form>
-    </Dialog>
+          )}
+          {limit.total && (
+            <li>
+              <b>all</b>
+              <span>
+                {scaled(limit.total, by)} for all together, instead of {rateOf(limit.total)}.
+              </span>
+            </li>
+          )}
+          <li>
+            <b>{count(limit.held)}</b>
+            <span>held messages leave at the new pace within a second. Then the limit is what it was, by itself.</span>
+          </li>
+        </ul>
+      )}
+    </AskDialog>
   );
 }
 
@@ -207,44 +185,21 @@ export function Change({ limit, onClose }: { limit?: Detail; onClose: () => void
     },
   );
   return (
-    <Dialog
-      title={limit ? `Limit of ${plain(limit.application)}` : 'Add a limit'}
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Back
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={act.isPending}>
-            {limit ? 'Change' : 'Add'}
-          </button>
-        </>
-      }
-    >
-      <form
-        id={id}
-        className="stack"
-        onSubmit={(e) => {
-          e.preventDefault();
-          act.mutate(undefined);
-        }}
-      >
-        {!limit && (
-          <div className="field">
-            <label htmlFor={`${id}n`}>Application</label>
-            <input className="input" id={`${id}n`} required maxLength={200} value={draft.name} onChange={(e) => setDraft({ ...draft, name: e.target.value })} />
-            <span className="hint">As nodes name it, in the field application.</span>
-          </div>
-        )}
-        <RateFields label="For each user" draft={draft.user} onChange={(user) => setDraft({ ...draft, user })} />
-        <RateFields label="For all together" draft={draft.total} onChange={(total) => setDraft({ ...draft, total })} />
+    <AskDialog title={limit ? `Limit of ${plain(limit.application)}` : 'Add a limit'} verb={limit ? 'Change' : 'Add'} act={act} onSubmit={() => act.mutate(undefined)} onClose={onClose}>
+      {!limit && (
         <div className="field">
-          <label htmlFor={`${id}p`}>Calls under way at the same time</label>
-          <input className="input" id={`${id}p`} type="number" min="1" step="1" placeholder="Any number" value={draft.parallel} onChange={(e) => setDraft({ ...draft, parallel: e.target.value })} />
+          <label htmlFor={`${id}n`}>Application</label>
+          <input className="input" id={`${id}n`} required maxLength={200} value={draft.name} onChange={(e) => setDraft({ ...draft, name: e.target.value })} />
+          <span className="hint">As nodes name it, in the field application.</span>
         </div>
-        {act.isError && <Failure error={act.error} />}
-      </form>
-    </Dialog>
+      )}
+      <RateFields label="For each user" draft={draft.user} onChange={(user) => setDraft({ ...draft, user })} />
+      <RateFields label="For all together" draft={draft.total} onChange={(total) => setDraft({ ...draft, total })} />
+      <div className="field">
+        <label htmlFor={`${id}p`}>Calls under way at the same time</label>
+        <input className="input" id={`${id}p`} type="number" min="1" step="1" placeholder="Any number" value={draft.parallel} onChange={(e) => setDraft({ ...draft, parallel: e.target.value })} />
+      </div>
+    </AskDialog>
   );
 }
 

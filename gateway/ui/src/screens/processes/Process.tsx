@@ -2,9 +2,9 @@ import './processes.css';
 import { useParams } from '@tanstack/react-router';
 import { useEffect, useId, useMemo, useState, type ReactNode } from 'react';
 import type { Schemas } from '../../api/client';
+import { AskDialog } from '../../parts/AskDialog';
 import { Badge } from '../../parts/Badge';
 import { Copy } from '../../parts/Copy';
-import { Dialog } from '../../parts/Dialog';
 import { Icon } from '../../parts/Icon';
 import { count, during, many, plain } from '../../parts/say';
 import { Bones, Failure, Shown } from '../../parts/States';
@@ -329,20 +329,7 @@ function Terminate({ process: p, onClose }: { process: Process; onClose: () => v
     onClose();
   });
   return (
-    <Dialog
-      title="Terminate this process?"
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Keep it
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={act.isPending}>
-            Terminate
-          </button>
-        </>
-      }
-    >
+    <AskDialog title="Terminate this process?" verb="Terminate" no="Keep it" act={act} onSubmit={() => act.mutate(reason.trim())} onClose={onClose}>
       <ul className="what" aria-label="What will happen">
         {p.open > 0 && (
           <li>
@@ -361,19 +348,11 @@ function Terminate({ process: p, onClose }: { process: Process; onClose: () => v
           <span>{p.done === 1 ? 'is' : 'are'} done, and what they did stays. This cannot be taken back.</span>
         </li>
       </ul>
-      <form
-        id={id}
-        className="field"
-        onSubmit={(e) => {
-          e.preventDefault();
-          act.mutate(reason.trim());
-        }}
-      >
+      <div className="field">
         <label htmlFor={`${id}r`}>Reason, if there is one</label>
         <input className="input" id={`${id}r`} maxLength={1000} value={reason} onChange={(e) => setReason(e.target.value)} />
         <span className="hint">It stands in the history of each.</span>
-      </form>
-      {act.isError && <Failure error={act.error} />}
-    </Dialog>
+      </div>
+    </AskDialog>
   );
 }

@@ -4,6 +4,7 @@ import { api, got, type Schemas } from '../../api/client';
 import { Badge } from '../../parts/Badge';
 import { Code } from '../../parts/Code';
 import { Copy } from '../../parts/Copy';
+import { AskDialog } from '../../parts/AskDialog';
 import { Dialog } from '../../parts/Dialog';
 import { ms, plain } from '../../parts/say';
 import { Failure } from '../../parts/States';
@@ -50,49 +51,26 @@ export function Add({ onClose }: { onClose: () => void }) {
     );
   }
   return (
-    <Dialog
-      title="Add a worker"
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Back
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={add.isPending}>
-            Add
-          </button>
-        </>
-      }
-    >
-      <form
-        id={id}
-        className="stack"
-        onSubmit={(e) => {
-          e.preventDefault();
-          add.mutate(undefined);
-        }}
-      >
-        <div className="field">
-          <label htmlFor={`${id}n`}>Name</label>
-          <input className="input" id={`${id}n`} required value={draft.name} onChange={(e) => setDraft({ ...draft, name: e.target.value })} />
-          <span className="hint">By which topologies know it.</span>
-        </div>
-        <div className="field">
-          <label htmlFor={`${id}u`}>URL</label>
-          <input className="input" id={`${id}u`} type="url" required placeholder="https://shop.example.com/sluice" value={draft.url} onChange={(e) => setDraft({ ...draft, url: e.target.value })} />
-          <span className="hint">Where it listens. The actions of nodes are paths below.</span>
-        </div>
-        <div className="field">
-          <label htmlFor={`${id}p`}>Speaks</label>
-          <select className="select" id={`${id}p`} value={draft.protocol} onChange={(e) => setDraft({ ...draft, protocol: e.target.value as Protocol })}>
-            <option value="sluice">Sluice’s protocol</option>
-            <option value="orchesty">Orchesty’s protocol, as its SDK does</option>
-          </select>
-        </div>
-        {draft.protocol === 'orchesty' && <DialectField id={id} value={draft.dialect} onChange={(dialect) => setDraft({ ...draft, dialect })} />}
-        {add.isError && <Failure error={add.error} />}
-      </form>
-    </Dialog>
+    <AskDialog title="Add a worker" verb="Add" act={add} onSubmit={() => add.mutate(undefined)} onClose={onClose}>
+      <div className="field">
+        <label htmlFor={`${id}n`}>Name</label>
+        <input className="input" id={`${id}n`} required value={draft.name} onChange={(e) => setDraft({ ...draft, name: e.target.value })} />
+        <span className="hint">By which topologies know it.</span>
+      </div>
+      <div className="field">
+        <label htmlFor={`${id}u`}>URL</label>
+        <input className="input" id={`${id}u`} type="url" required placeholder="https://shop.example.com/sluice" value={draft.url} onChange={(e) => setDraft({ ...draft, url: e.target.value })} />
+        <span className="hint">Where it listens. The actions of nodes are paths below.</span>
+      </div>
+      <div className="field">
+        <label htmlFor={`${id}p`}>Speaks</label>
+        <select className="select" id={`${id}p`} value={draft.protocol} onChange={(e) => setDraft({ ...draft, protocol: e.target.value as Protocol })}>
+          <option value="sluice">Sluice’s protocol</option>
+          <option value="orchesty">Orchesty’s protocol, as its SDK does</option>
+        </select>
+      </div>
+      {draft.protocol === 'orchesty' && <DialectField id={id} value={draft.dialect} onChange={(dialect) => setDraft({ ...draft, dialect })} />}
+    </AskDialog>
   );
 }
 
@@ -121,37 +99,13 @@ export function Move({ worker, onClose }: { worker: Detail; onClose: () => void 
     },
   );
   return (
-    <Dialog
-      title={`Move ${plain(worker.name)}`}
-      below={<p className="muted small">Its secret stays. Calls under way end where they started.</p>}
-      onClose={onClose}
-      footer={
-        <>
-          <button className="btn" onClick={onClose}>
-            Back
-          </button>
-          <button className="btn primary" type="submit" form={id} disabled={move.isPending}>
-            Move
-          </button>
-        </>
-      }
-    >
-      <form
-        id={id}
-        className="stack"
-        onSubmit={(e) => {
-          e.preventDefault();
-          move.mutate(undefined);
-        }}
-      >
-        <div className="field">
-          <label htmlFor={`${id}u`}>URL</label>
-          <input className="input" id={`${id}u`} type="url" required value={url} onChange={(e) => setUrl(e.target.value)} />
-        </div>
-        {worker.protocol === 'orchesty' && <DialectField id={id} value={dialect} onChange={setDialect} />}
-        {move.isError && <Failure error={move.error} />}
-      </form>
-    </Dialog>
+    <AskDialog title={`Move ${plain(worker.name)}`} verb="Move" below={<p className="muted small">Its secret stays. Calls under way end where they started.</p>} act={move} onSubmit={() => move.mutate(undefined)} onClose={onClose}>
+      <div className="field">
+        <label htmlFor={`${id}u`}>URL</label>
+        <input className="input" id={`${id}u`} type="url" required value={url} onChange={(e) => setUrl(e.target.value)} />
+      </div>
+      {worker.protocol === 'orchesty' && <DialectField id={id} value={dialect} onChange={setDialect} />}
+    </AskDialog>
   );
 }
 
