@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -67,8 +68,8 @@ nodes:
 		}
 	}
 	d.until("the fourth is let in", func() bool { // one that was on its way while the counters were read counts twice for a moment
-		d.do(http.StatusAccepted, "POST", door+"/batch", "{\"text\":\"4444\"}\n{\"text\":\"5\"}\n", &batch)
-		return batch.Accepted > 0
+		resp, body := d.send(d.ingest, "POST", door+"/batch", []byte("{\"text\":\"4444\"}\n{\"text\":\"5\"}\n"), "Content-Type", "application/x-ndjson")
+		return resp.StatusCode == http.StatusAccepted && json.Unmarshal(body, &batch) == nil && batch.Accepted > 0
 	})
 	if e := batch.Items[1].Error; batch.Accepted != 1 || batch.Refused != 1 || e == nil || e.Status != 429 || e.Code != "too-many-requests" || e.RetryAfter < 1 {
 		t.Errorf("%+v", batch)
