@@ -864,7 +864,7 @@ func (a *keyArrays) add(g *gateLook, i int) {
 	}
 	ready := k.Bucket.Next(k.Limit, g.Now)
 	isReady := !ready.After(g.Now.Add(limiter.Lookahead))
-	if n == 0 && isReady == g.ready[i] {
+	if n == 0 && isReady && g.ready[i] { // one that waits is written: when it gets a token may have changed
 		return
 	}
 	if isReady {
